@@ -53,7 +53,7 @@ pub use relay::RelaySection;
 pub(crate) use rewrite::Rewrite;
 pub use rules::Rules;
 pub use signed_calls::SignedCallsSection;
-pub use targets::Targets;
+pub use targets::{HeaderCase, Targets};
 pub use window::Window;
 
 pub use runtime::config::{ConfigError, FilePath};

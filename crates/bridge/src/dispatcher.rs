@@ -21,7 +21,7 @@ mod websocket;
 
 use self::signed::NonceStore;
 use crate::audit::Audit;
-use crate::config::Config;
+use crate::config::{Config, HeaderCase};
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
 use crate::quota::Quotas;
@@ -128,10 +128,13 @@ fn client(config: &Config, proxy: Proxy) -> Client {
         ca_file: targets.ca_file.as_ref().map(|file| file.get().to_owned()),
         tls_oldest: targets.tls_min.oldest(),
         proxy,
+        proxy_names: targets.proxy_names,
         connect_timeout: targets.connect_timeout.get(),
         http2: targets.http2,
+        title_case: targets.header_case == HeaderCase::Title,
         pool: PoolLimits {
             idle_timeout: targets.pool_idle_timeout.get(),
+            age_max: targets.connection_max_age.get(),
             per_target_max: targets.pool_idle_per_target.get(),
             total_max: targets.pool_idle_max.get(),
         },

@@ -5,6 +5,7 @@ use crate::connect;
 use crate::connection::Connection;
 use crate::http2::Refused;
 use crate::pool::{Pool, Reuse};
+use crate::proxied::TargetProxy;
 use crate::reuse::PoolKey;
 use crate::tls::TlsConfigs;
 use policy::{Approved, Candidate, Target};
@@ -26,6 +27,9 @@ const REQUIRES_HTTP1_MAX: usize = 256;
 pub struct PoolLimits {
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
+    /// The age from which a connection takes no further request. What runs on it goes on. Without this, a busy
+    /// connection would stay with an address that the target's name no longer has.
+    pub age_max: Duration,
     /// Idle connections to one target.
     pub per_target_max: u32,
     /// Idle connections in all.
@@ -39,12 +43,17 @@ pub struct ClientOptions {
     pub ca_file: Option<PathBuf>,
     /// The oldest TLS version that is accepted.
     pub tls_oldest: Oldest,
-    /// The proxy for all connections. It gets an address that the policy approved, never a name.
+    /// The proxy for all connections. It gets an address that the policy approved, and a name only with
+    /// `proxy_names`.
     pub proxy: Proxy,
+    /// Whether the proxy gets the names of http targets, and resolves them again.
+    pub proxy_names: bool,
     /// For a TCP connection, all addresses together, and again for its TLS handshake.
     pub connect_timeout: Duration,
     /// Whether HTTPS targets may choose HTTP/2.
     pub http2: bool,
+    /// Whether HTTP/1.1 targets get field names in their usual spelling (`SOAPAction`), or in lower case.
+    pub title_case: bool,
     /// Idle connections.
     pub pool: PoolLimits,
 }
@@ -54,9 +63,10 @@ pub struct ClientOptions {
 pub struct Client {
     pool: Arc<Pool>,
     tls: TlsConfigs,
-    proxy: Proxy,
+    proxy: TargetProxy,
     connect_timeout: Duration,
     http2: bool,
+    title_case: bool,
     /// Targets that chose HTTP/2 and then required HTTP/1.1, [`REQUIRES_HTTP1_MAX`] at most.
     requires_http1: Mutex<HashSet<PoolKey>>,
 }
@@ -67,11 +77,16 @@ impl Client {
     pub fn new(options: ClientOptions) -> Self {
         let limits = options.pool;
         Self {
-            pool: Pool::new(limits.idle_timeout, limits.per_target_max, limits.total_max),
+            pool: Pool::new(
+                (limits.idle_timeout, limits.age_max),
+                limits.per_target_max,
+                limits.total_max,
+            ),
             tls: TlsConfigs::new(options.ca_file, options.tls_oldest),
-            proxy: options.proxy,
+            proxy: TargetProxy::new(options.proxy, options.proxy_names),
             connect_timeout: options.connect_timeout,
             http2: options.http2,
+            title_case: options.title_case,
             requires_http1: Mutex::default(),
         }
     }
@@ -110,12 +125,20 @@ impl Client {
         &self,
         approved: Vec<Approved>,
         key: &PoolKey,
-        timeout: Option<Duration>,
+        (timeout, is_upgrade): (Option<Duration>, bool),
     ) -> Result<(Approved, Connection), Failure> {
         let timeout = timeout.unwrap_or(self.connect_timeout);
         // Looked up before the connection: the choice of protocol is made in the TLS handshake (ALPN).
         let http2 = self.http2 && key.http2 && !self.requires_http1().contains(key);
-        connect::connect(approved, (key, http2), &self.tls, &self.proxy, timeout).await
+        let proxy = (&self.proxy, is_upgrade);
+        connect::connect(
+            approved,
+            (key, http2, self.title_case),
+            &self.tls,
+            proxy,
+            timeout,
+        )
+        .await
     }
 
     fn requires_http1(&self) -> MutexGuard<'_, HashSet<PoolKey>> {

@@ -1,8 +1,9 @@
 //! Connects to an approved address: TCP, through the proxy for targets where there is one, then TLS by the
-//! URL's name.
+//! URL's name. Several addresses are tried in parallel ([`transport::race`]).
 
 use crate::connection::Connection;
 use crate::http2;
+use crate::proxied::{Absolute, Method, Purpose, TargetProxy};
 use crate::reuse::PoolKey;
 use crate::stream::Stream;
 use crate::tls::TlsConfigs;
@@ -12,11 +13,13 @@ use runtime::shortage;
 use rustls::pki_types::ServerName;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use transport::dial::Proxy;
+use transport::dial::ProxyError;
+use transport::race::{STAGGER, STAGGER_PROXIED, race};
 
 /// Connects to the first address that accepts, within `limit` for all of them together.
 ///
@@ -25,12 +28,18 @@ use transport::dial::Proxy;
 /// left; nothing was dispatched.
 pub(crate) async fn connect(
     approved: Vec<Approved>,
-    (key, http2): (&PoolKey, bool),
+    (key, http2, title_case): (&PoolKey, bool, bool),
     tls: &TlsConfigs,
-    proxy: &Proxy,
+    (proxy, is_upgrade): (&TargetProxy, bool),
     limit: Duration,
 ) -> Result<(Approved, Connection), Failure> {
-    let (approved, stream) = tcp(approved, proxy, limit).await?;
+    let purpose = match (key.is_tls, is_upgrade) {
+        (true, _) => Purpose::Bytes,
+        (false, true) => Purpose::Upgrade,
+        (false, false) => Purpose::Http,
+    };
+    let has_others = approved.len() > 1;
+    let (approved, (stream, absolute)) = tcp(approved, (proxy, purpose), limit).await?;
     let mut is_http2 = false;
     let stream = if key.is_tls {
         let secured = secure(stream, (key, http2), tls, limit).await?;
@@ -40,21 +49,24 @@ pub(crate) async fn connect(
         Stream::Plain(stream)
     };
     let end = (key.clone(), approved.socket_addr());
-    let connection = Connection::begin(stream, end, is_http2).await;
-    let connection = connection.map_err(|error| {
+    let connection = Connection::begin(stream, end, is_http2, title_case).await;
+    let mut connection = connection.map_err(|error| {
         let error = io::Error::other(error);
         Failure::not_dispatched(Code::TargetRefused, error.to_string())
     })?;
+    if let Some(absolute) = absolute {
+        connection.set_absolute(absolute, has_others);
+    }
     Ok((approved, connection))
 }
 
 /// Connects a plain TCP stream to the first address that accepts, for raw streams.
 pub(crate) async fn raw_stream(
     approved: Vec<Approved>,
-    proxy: &Proxy,
+    proxy: &TargetProxy,
     limit: Duration,
 ) -> Result<TcpStream, Failure> {
-    let (_, stream) = tcp(approved, proxy, limit).await?;
+    let (_, (stream, _)) = tcp(approved, (proxy, Purpose::Bytes), limit).await?;
     Ok(stream)
 }
 
@@ -91,22 +103,38 @@ fn has_route_to(address: IpAddr) -> bool {
     })
 }
 
+/// A stream to a target; or to the proxy, with how requests are written on it.
+type Reached = (TcpStream, Option<Arc<Absolute>>);
+
 /// Connects to one approved address, through the proxy or directly.
-async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, ConnectError> {
+async fn reach(
+    approved: Approved,
+    (proxy, purpose): (&TargetProxy, Purpose),
+    limit: Duration,
+) -> Result<Reached, ConnectError> {
     let address = approved.socket_addr();
-    let host = approved.target().host().to_string();
-    // The proxy gets the address that was approved. By name, it would resolve the name again, and could
-    // reach an address that the policy never saw.
-    let through = proxy
-        .through(&host, address.port(), &address.to_string())
-        .await;
-    match through {
-        Some(Ok(stream)) => Ok(stream),
-        Some(Err(error)) => Err(ConnectError::of(address, &error)),
-        None => TcpStream::connect(address)
-            .await
-            .map_err(|error| ConnectError::of(address, &error)),
+    let Some(server) = proxy.server_for(&approved) else {
+        let connected = TcpStream::connect(address).await;
+        return match connected {
+            Ok(stream) => Ok((stream, None)),
+            Err(error) => Err(ConnectError::of(address, &error)),
+        };
+    };
+    let failed = |error: ProxyError| ConnectError::of(address, &error);
+    let method = proxy.method(&approved, purpose);
+    if method != Method::Absolute {
+        // The proxy gets the address that was approved. By name, it would resolve the name again, and could
+        // reach an address that the policy never saw.
+        match server.tunnel(&address.to_string(), limit).await {
+            Ok(stream) => return Ok((stream, None)),
+            Err(error) if method == Method::TunnelFirst && error.refuses_connect() => {
+                proxy.note_refused(&approved);
+            }
+            Err(error) => return Err(failed(error)),
+        }
     }
+    let stream = server.open(limit).await.map_err(failed)?;
+    Ok((stream, Some(proxy.absolute(server, &approved))))
 }
 
 /// Returns the failure for a shortage of this machine: nothing was dispatched, and a retry may succeed.
@@ -117,40 +145,44 @@ fn overloaded(detail: impl std::fmt::Display) -> Failure {
 
 async fn tcp(
     approved: Vec<Approved>,
-    proxy: &Proxy,
+    (proxy, purpose): (&TargetProxy, Purpose),
     limit: Duration,
-) -> Result<(Approved, TcpStream), Failure> {
-    let deadline = Instant::now() + limit;
-    let count = approved.len();
-    let mut last = String::from("it has no address that may be used");
-    let mut shortage = None;
-    for (index, approved) in approved.into_iter().enumerate() {
-        let address = approved.socket_addr();
-        // The time left is divided evenly, so that one silent address does not use all of it.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = u32::try_from(count - index).map_or(left, |rest| left / rest);
-        // One after the other, not in parallel: the addresses share the time, and a target gets one connection.
-        last = match timeout(share, reach(&approved, proxy)).await {
-            Ok(Ok(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%address, %error, "cannot set TCP_NODELAY");
-                }
-                return Ok((approved, stream));
+) -> Result<(Approved, Reached), Failure> {
+    let is_proxied = approved
+        .first()
+        .is_some_and(|first| proxy.server_for(first).is_some());
+    let stagger = if is_proxied { STAGGER_PROXIED } else { STAGGER };
+    let racing = race(
+        approved,
+        Approved::socket_addr,
+        (stagger, limit),
+        |approved| reach(approved.clone(), (proxy, purpose), limit),
+    );
+    let lost = match racing.await {
+        Ok((approved, reached)) => {
+            if let Err(error) = reached.0.set_nodelay(true) {
+                let address = approved.socket_addr();
+                tracing::debug!(%address, %error, "cannot set TCP_NODELAY");
             }
-            Ok(Err(error)) => {
-                let detail = format!("{address}: {}", error.detail);
-                if error.is_shortage {
-                    shortage = Some(detail.clone());
-                }
-                detail
-            }
-            Err(_) => format!("{address}: no connection within {share:?}"),
-        };
-    }
-    if let Some(shortage) = shortage {
-        // The address that could not be tried might have accepted: the target is not to blame.
+            return Ok((approved, reached));
+        }
+        Err(lost) => lost,
+    };
+    let failed = lost.failed.iter();
+    let mut details: Vec<String> = failed
+        .map(|(address, error)| format!("{address}: {}", error.detail))
+        .collect();
+    // The address that could not be tried might have accepted: the target is not to blame.
+    let shortage = lost.failed.iter().position(|(_, error)| error.is_shortage);
+    if let Some(shortage) = shortage.and_then(|at| details.get(at)) {
         return Err(overloaded(shortage));
     }
+    let silent = lost.silent.iter();
+    details.extend(silent.map(|address| format!("{address}: no connection within {limit:?}")));
+    // The owner of a DNS zone chooses how many there are.
+    let last = details
+        .pop()
+        .unwrap_or_else(|| "it has no address that may be used".into());
     let detail = format!("cannot connect to the target: {last}");
     Err(Failure::not_dispatched(Code::TargetRefused, detail))
 }

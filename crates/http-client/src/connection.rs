@@ -2,8 +2,10 @@
 
 use crate::error::BodyError;
 use crate::http2::{self, Tasks};
+use crate::proxied::Absolute;
 use crate::request_body::RequestBody;
 use crate::reuse::{PoolKey, Pooled, keep_alive_timeout};
+use crate::spelling::spell;
 use crate::stream::Stream;
 use crate::wire::Wire;
 use crate::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX};
@@ -16,12 +18,15 @@ use hyper::client::conn::http1;
 use hyper::client::conn::http2::SendRequest as Http2Sender;
 use hyper_util::rt::TokioIo;
 use policy::Host;
+use protocol::Failure;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 /// A live connection. Dropping it closes it.
@@ -35,6 +40,14 @@ pub struct Connection {
     address: SocketAddr,
     is_reused: bool,
     is_for_once: bool,
+    /// When it was made.
+    since: Instant,
+    /// Whether field names are written in their usual spelling.
+    title_case: bool,
+    /// How requests are written, on a connection to a proxy that has no tunnel.
+    absolute: Option<Arc<Absolute>>,
+    /// Whether its target has other addresses.
+    has_others: bool,
     /// When the head of the last response arrived, and how long the target keeps the connection from then on.
     keep_alive: Option<(Instant, Duration)>,
 }
@@ -68,6 +81,7 @@ impl Connection {
         stream: Stream,
         (key, address): (PoolKey, SocketAddr),
         is_http2: bool,
+        title_case: bool,
     ) -> hyper::Result<Self> {
         let http = if is_http2 {
             let (sender, tasks) = http2::handshake(stream).await?;
@@ -78,6 +92,11 @@ impl Connection {
         } else {
             let mut builder = http1::Builder::new();
             builder
+                // Targets that write their own HTTP: a blank before the colon must be removed (RFC 9112, 5.1), and
+                // a folded value is joined by a space (5.2). Neither may reach the caller.
+                .allow_spaces_after_header_name_in_responses(true)
+                .allow_obsolete_multiline_headers_in_responses(true)
+                .title_case_headers(title_case)
                 .max_headers(RESPONSE_HEADERS_MAX)
                 .max_buf_size(HEAD_BUFFER_BYTES);
             let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
@@ -92,6 +111,10 @@ impl Connection {
             address,
             is_reused: false,
             is_for_once: false,
+            since: Instant::now(),
+            title_case,
+            absolute: None,
+            has_others: false,
             keep_alive: None,
         })
     }
@@ -105,7 +128,7 @@ impl Connection {
         let address = stream.get_ref().0.peer_addr()?;
         // Only for completeness: a dialed connection is never given to a pool.
         let key = PoolKey::of_dialed(Host::Addr(address.ip()), address.port());
-        Self::begin(Stream::Tls(Box::new(stream)), (key, address), false)
+        Self::begin(Stream::Tls(Box::new(stream)), (key, address), false, true)
             .await
             .map_err(std::io::Error::other)
     }
@@ -116,10 +139,18 @@ impl Connection {
     /// hyper's error. It holds the request if no byte of it was sent.
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        if let Some(absolute) = &self.absolute {
+            absolute.apply(&mut request);
+        }
         match &mut self.http {
             Http::One { sender, wire } => {
+                if self.title_case {
+                    let headers = std::mem::take(request.headers_mut());
+                    spell(&headers, request.extensions_mut());
+                    *request.headers_mut() = headers;
+                }
                 let mut response = pin!(sender.try_send_request(request));
                 let response = poll_fn(|cx| {
                     // The connection is polled first: it may bring the response that the next poll takes.
@@ -175,6 +206,22 @@ impl Connection {
         .is_ok()
     }
 
+    /// Notes that it leads to a proxy, which gets requests in the absolute form.
+    pub(crate) fn set_absolute(&mut self, absolute: Arc<Absolute>, has_others: bool) {
+        self.absolute = Some(absolute);
+        self.has_others = has_others;
+    }
+
+    /// Returns the failure, if a response is that of the proxy itself, and whether the request may be sent to
+    /// another address. The one that the proxy does not reach is then asked last.
+    pub(crate) fn proxys_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
+        let (failure, is_unreachable) = self.absolute.as_ref()?.own_failure(response)?;
+        if is_unreachable {
+            transport::race::ask_last(self.address);
+        }
+        Some((failure, is_unreachable && self.has_others))
+    }
+
     /// Notes that it was made for a request that may be sent only once.
     pub(crate) fn mark_for_once(&mut self) {
         self.is_for_once = true;
@@ -201,6 +248,10 @@ impl Pooled for Connection {
 
     fn is_for_once(&self) -> bool {
         self.is_for_once
+    }
+
+    fn since(&self) -> Instant {
+        self.since
     }
 
     fn is_usable(&mut self) -> bool {

@@ -114,6 +114,33 @@ impl Attempts {
         }
     }
 
+    /// Decides on a response that is the proxy's own: the body for an attempt with another address of the target,
+    /// or the result.
+    fn body_after_proxy(
+        &self,
+        failure: Failure,
+        may_differ: bool,
+        body_length: protocol::frame::BodyLength,
+    ) -> Result<RequestBody, SendError> {
+        if may_differ
+            && self.left > 0
+            && let Some(bytes) = self.replay.buffered_body()
+        {
+            return Ok(RequestBody::from_bytes(bytes.clone(), body_length));
+        }
+        let failure = Failure {
+            execution: self.execution(failure.execution),
+            ..failure
+        };
+        Err(match failure.execution.is_safe_to_repeat() {
+            true => SendError::Untouched(failure),
+            false => SendError::ConnectionClosed {
+                reused: false,
+                failure,
+            },
+        })
+    }
+
     /// Decides on the error of a connection: the body for the next attempt, or the result.
     fn next_body(
         &mut self,
@@ -166,6 +193,8 @@ pub struct RequestPlan<'a> {
     pub any_protocol_key: Option<PoolKey>,
     /// For a new connection, instead of the client's own.
     pub connect_timeout: Option<Duration>,
+    /// Whether the request may switch protocols: a proxy is then asked for a tunnel first.
+    pub is_upgrade: bool,
 }
 
 impl<'a> RequestPlan<'a> {
@@ -176,6 +205,7 @@ impl<'a> RequestPlan<'a> {
             pool_key,
             any_protocol_key: None,
             connect_timeout: None,
+            is_upgrade: false,
         }
     }
 }
@@ -270,7 +300,7 @@ impl Client {
     ) -> Result<(Approved, Connection), Failure> {
         let connecting = async {
             let approved = outgoing.approved().await?;
-            let timeout = plan.connect_timeout;
+            let timeout = (plan.connect_timeout, plan.is_upgrade);
             // The addresses are cloned only for the rare plan with a second key.
             let Some(any_protocol_key) = &plan.any_protocol_key else {
                 return self.connect(approved, &plan.pool_key, timeout).await;
@@ -316,10 +346,19 @@ impl Client {
             dispatched.map_err(|failure| attempts.failed_before_send(failure))?;
             // Of the body of this attempt: a replayed body has a progress of its own.
             let progress = body.progress();
+            body.set_overrides(approved.overrides());
             let request = head.map(|()| body);
             let sent = outgoing.response(&mut connection, request, &progress);
             let error = match sent.await {
                 Ok(response) => {
+                    if let Some((failure, may_differ)) = connection.proxys_failure(&response) {
+                        drop(connection);
+                        body = attempts.body_after_proxy(failure, may_differ, body_length)?;
+                        let opening = Box::pin(self.open_new(plan, outgoing, attempts.reuse)).await;
+                        (approved, connection) =
+                            opening.map_err(|failure| attempts.failed_before_send(failure))?;
+                        continue;
+                    }
                     return Ok(Executed {
                         response,
                         connection,

@@ -24,10 +24,12 @@ mod error;
 mod execute;
 mod http2;
 mod pool;
+mod proxied;
 mod request_body;
 mod request_head;
 mod resolve;
 mod reuse;
+mod spelling;
 mod stream;
 mod tls;
 mod wire;
@@ -42,6 +44,7 @@ pub use request_body::{Progress, RequestBody};
 pub use request_head::request_head;
 pub use resolve::{AddressRule, ResolveError, Resolver};
 pub use reuse::PoolKey;
+pub use spelling::spell;
 pub use stream::Stream;
 
 /// Most header fields of an HTTP/1.1 response. A response with more is rejected, as is a header section

@@ -1,6 +1,6 @@
 //! Idle connections, by what they can be reused for.
 //!
-//! Bounds: connections for each key, connections in all, and idle time. The newest is taken first; a sweep
+//! Bounds: connections for each key, connections in all, idle time, and age. The newest is taken first; a sweep
 //! closes those that were not taken.
 //!
 //! A target may close an idle connection at any time, also while a request is being sent on it. A request
@@ -12,7 +12,8 @@ use crate::reuse::{PoolKey, Pooled};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often old connections are closed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -65,12 +66,17 @@ struct Shelves<C> {
 pub(super) struct Pool<C = Connection> {
     shelves: Mutex<Shelves<C>>,
     idle_timeout: Duration,
+    age_max: Duration,
     per_key_max: usize,
     count_max: usize,
 }
 
 impl<C: Pooled> Pool<C> {
-    pub(super) fn new(idle_timeout: Duration, per_key_max: u32, count_max: u32) -> Arc<Self> {
+    pub(super) fn new(
+        (idle_timeout, age_max): (Duration, Duration),
+        per_key_max: u32,
+        count_max: u32,
+    ) -> Arc<Self> {
         Arc::new(Self {
             shelves: Mutex::new(Shelves {
                 by_key: HashMap::new(),
@@ -78,6 +84,7 @@ impl<C: Pooled> Pool<C> {
                 is_swept: false,
             }),
             idle_timeout,
+            age_max,
             per_key_max: usize::try_from(per_key_max).unwrap_or(usize::MAX),
             count_max: usize::try_from(count_max).unwrap_or(usize::MAX),
         })
@@ -107,7 +114,9 @@ impl<C: Pooled> Pool<C> {
                 // Those before it are older still; the sweep closes them.
                 break;
             }
-            let is_usable = idle.connection.is_usable();
+            // The config of the target's name may have changed since it was made.
+            let is_young = idle.connection.since().elapsed() < self.age_max;
+            let is_usable = is_young && idle.connection.is_usable();
             let keep_alive = idle.connection.keep_alive();
             let since_response = keep_alive.map_or(Duration::ZERO, |(since, _)| since.elapsed());
             if is_usable && !reuse.allows(since_response, keep_alive.map(|(_, timeout)| timeout)) {
@@ -133,6 +142,9 @@ impl<C: Pooled> Pool<C> {
 
     /// Keeps a connection. At a bound, the oldest of its key is closed, or else this one.
     fn keep(&self, connection: C) {
+        if connection.since().elapsed() >= self.age_max {
+            return;
+        }
         let mut guard = self.lock();
         let shelves = &mut *guard;
         let key = connection.key().clone();
@@ -160,10 +172,14 @@ impl<C: Pooled> Pool<C> {
     /// Closes connections that are old or were closed by their target. Returns the number left.
     fn sweep(&self) -> usize {
         let mut shelves = self.lock();
-        let timeout = self.idle_timeout;
+        let (timeout, age_max) = (self.idle_timeout, self.age_max);
         shelves.by_key.retain(|_, shelf| {
             // Polling an idle connection is also what notices that its target has closed it.
-            shelf.retain_mut(|idle| idle.connection.is_usable() && idle.since.elapsed() < timeout);
+            shelf.retain_mut(|idle| {
+                idle.connection.is_usable()
+                    && idle.since.elapsed() < timeout
+                    && idle.connection.since().elapsed() < age_max
+            });
             !shelf.is_empty()
         });
         // Counted again rather than subtracted: the retained connections are known here.
@@ -221,6 +237,7 @@ mod tests {
         is_usable: bool,
         keep_alive: Option<(Instant, Duration)>,
         is_for_once: bool,
+        made: Instant,
     }
 
     impl Pooled for Fake {
@@ -230,6 +247,10 @@ mod tests {
 
         fn is_for_once(&self) -> bool {
             self.is_for_once
+        }
+
+        fn since(&self) -> Instant {
+            self.made
         }
 
         fn key(&self) -> &PoolKey {
@@ -263,7 +284,14 @@ mod tests {
             is_usable: true,
             keep_alive: None,
             is_for_once: false,
+            made: Instant::now(),
         }
+    }
+
+    /// Idle connections are kept for 30 s.
+    fn pool(per_key_max: u32, count_max: u32) -> Arc<Pool<Fake>> {
+        let times = (Duration::from_secs(30), Duration::from_secs(300));
+        Pool::new(times, per_key_max, count_max)
     }
 
     fn taken(pool: &Pool<Fake>, port: u16) -> Option<u8> {
@@ -273,7 +301,7 @@ mod tests {
 
     #[test]
     fn newest_connection_is_taken_by_its_own_key_only() {
-        let pool = Pool::new(Duration::from_secs(30), 2, 10);
+        let pool = pool(2, 10);
         for number in 1..=3 {
             pool.keep(fake(number, 80));
         }
@@ -287,7 +315,7 @@ mod tests {
 
     #[test]
     fn pool_is_bounded_over_all_keys() {
-        let pool = Pool::new(Duration::from_secs(30), 5, 2);
+        let pool = pool(5, 2);
         pool.keep(fake(1, 1));
         pool.keep(fake(2, 2));
         pool.keep(fake(3, 3));
@@ -299,7 +327,7 @@ mod tests {
 
     #[test]
     fn connection_to_disallowed_address_is_closed() {
-        let pool = Pool::new(Duration::from_secs(30), 5, 5);
+        let pool = pool(5, 5);
         pool.keep(fake(1, 80));
         pool.keep(fake(2, 80));
         let one = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -311,7 +339,7 @@ mod tests {
 
     #[test]
     fn request_sent_once_takes_announced_keep_alive() {
-        let pool: Arc<Pool<Fake>> = Pool::new(Duration::from_secs(30), 5, 5);
+        let pool = pool(5, 5);
         let once = || {
             pool.take(&key(80), Reuse::Once, Some)
                 .map(|(_, fake)| fake.number)
@@ -344,7 +372,7 @@ mod tests {
 
     #[test]
     fn connections_for_one_request_do_not_pile_up() {
-        let pool = Pool::new(Duration::from_secs(30), 5, 5);
+        let pool = pool(5, 5);
         for number in 1..=3 {
             pool.keep(Fake {
                 is_for_once: true,
@@ -355,9 +383,38 @@ mod tests {
         assert_eq!(taken(&pool, 80), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn old_connection_takes_no_request() {
+        let times = (Duration::from_secs(30), Duration::from_secs(60));
+        let pool = Pool::new(times, 5, 5);
+        let first = fake(1, 80);
+        // It is busy: each request returns it to the pool in time, until it is a minute old.
+        for _ in 0..2 {
+            pool.keep(Fake {
+                key: first.key.clone(),
+                ..first
+            });
+            tokio::time::advance(Duration::from_secs(29)).await;
+            assert_eq!(taken(&pool, 80), Some(1));
+        }
+        pool.keep(Fake {
+            key: first.key.clone(),
+            ..first
+        });
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(taken(&pool, 80), None);
+        // One that was busy while it grew old is not kept.
+        pool.keep(first);
+        pool.keep(fake(2, 80));
+        assert_eq!(pool.sweep(), 1);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(taken(&pool, 80), Some(2));
+    }
+
     #[test]
     fn closed_and_old_connections_are_swept() {
-        let pool = Pool::new(Duration::from_millis(20), 5, 5);
+        let times = (Duration::from_millis(20), Duration::from_secs(300));
+        let pool = Pool::new(times, 5, 5);
         pool.keep(Fake {
             is_usable: false,
             ..fake(1, 80)

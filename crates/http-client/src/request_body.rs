@@ -5,7 +5,9 @@
 //! the relay to stop.
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use policy::Overrides;
 use protocol::frame::BodyLength;
 use protocol::{Code, Execution, Failure};
 use runtime::body::PrefetchedBody;
@@ -70,6 +72,8 @@ pub struct RequestBody {
     length: BodyLength,
     is_done: bool,
     bytes_left_max: Option<u64>,
+    /// Trailers that must not be sent. A target may join them with the fields of the head.
+    overrides: Overrides,
     progress: Arc<Progress>,
 }
 
@@ -135,6 +139,7 @@ impl RequestBody {
             length,
             is_done,
             bytes_left_max,
+            overrides: Overrides::default(),
             progress,
         }
     }
@@ -167,6 +172,11 @@ impl RequestBody {
         self.progress.clone()
     }
 
+    /// Sets which trailers are dropped.
+    pub(crate) fn set_overrides(&mut self, overrides: Overrides) {
+        self.overrides = overrides;
+    }
+
     fn done(&mut self) {
         self.is_done = true;
         self.progress.is_done.store(true, Ordering::Release);
@@ -179,6 +189,25 @@ impl RequestBody {
                 .ok_or_else(|| too_large(Execution::PossiblyExecuted))?;
         }
         Ok(())
+    }
+}
+
+/// Returns the frame without trailers that are dropped; `None` where no trailer is left.
+fn without_overrides(frame: Frame<Bytes>, overrides: Overrides) -> Option<Frame<Bytes>> {
+    if frame.is_data() || overrides == Overrides::default() {
+        return Some(frame);
+    }
+    match frame.into_trailers() {
+        Ok(trailers) => {
+            let mut kept = HeaderMap::with_capacity(trailers.len());
+            for (name, value) in &trailers {
+                if !overrides.drops(name.as_str()) {
+                    kept.append(name, value.clone());
+                }
+            }
+            (!kept.is_empty()).then(|| Frame::trailers(kept))
+        }
+        Err(other) => Some(other),
     }
 }
 
@@ -244,6 +273,11 @@ impl Body for RequestBody {
             Source::Streamed(stream) => std::task::ready!(Pin::new(stream).poll_frame(cx)),
         };
         self.progress.moved();
+        let overrides = self.overrides;
+        let frame = frame.and_then(|frame| match frame {
+            Ok(frame) => without_overrides(frame, overrides).map(Ok),
+            Err(failure) => Some(Err(failure)),
+        });
         match &frame {
             None => self.done(),
             Some(Ok(frame)) => {
@@ -295,6 +329,25 @@ mod tests {
         assert_eq!(frame.into_data().unwrap(), bytes);
         assert!(body.is_end_stream() && body.progress().is_done());
         assert_eq!(again.size_hint().exact(), Some(2));
+    }
+
+    #[test]
+    fn override_trailers_are_dropped() {
+        let overrides = Overrides {
+            no_method: true,
+            no_path: false,
+        };
+        let trailers = |names: &[&'static str]| {
+            let mut map = HeaderMap::new();
+            for name in names {
+                map.append(*name, "1".parse().unwrap());
+            }
+            let frame = without_overrides(Frame::trailers(map), overrides);
+            frame.map(|frame| frame.into_trailers().unwrap().len())
+        };
+        assert_eq!(trailers(&["x-digest", "x_http_method_override"]), Some(1));
+        assert_eq!(trailers(&["x-http-method"]), None);
+        assert_eq!(trailers(&["x-original-url"]), Some(1));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! The request line has the approved path, byte for byte. `Host` is the approved authority, never the
 //! caller's. The framing is the caller's: a length, chunks, or none.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri};
-use policy::Approved;
+use policy::{Approved, RuleRef};
 use protocol::frame::{BodyLength, RequestHead};
 use protocol::{Code, Failure};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 /// Builds the head of a request from the relay's head and the approved target.
 ///
@@ -28,7 +30,15 @@ pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<(
     headers.reserve(head.headers.len() + 2);
     // Host is the first field (RFC 9110, 7.2).
     headers.insert(header::HOST, host);
-    transport::http::append_from_wire(headers, &head.headers, |name| *name == header::HOST)
+    let overrides = approved.overrides();
+    let is_left_out = |name: &HeaderName| {
+        let is_override = overrides.drops(name.as_str());
+        if is_override {
+            note_dropped(approved.rule(), name);
+        }
+        is_override || *name == header::HOST
+    };
+    transport::http::append_from_wire(headers, &head.headers, is_left_out)
         .map_err(|error| invalid(&error.to_string()))?;
     // Set by this client: the relay removes the caller's own field, which is about another connection.
     if head.expect_continue {
@@ -37,6 +47,26 @@ pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<(
     }
     frame(headers, head.body);
     Ok(request)
+}
+
+/// Rules whose first dropped field was logged. Above this many, no further rule is.
+const NOTED_MAX: usize = 1024;
+
+/// Logs that a field was dropped, once for each rule: a caller may send it with every request.
+pub(crate) fn note_dropped(rule: &RuleRef, name: &HeaderName) {
+    static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let rule = rule.to_string();
+    let mut noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if noted.len() >= NOTED_MAX || !noted.insert(rule.clone()) {
+        return;
+    }
+    drop(noted);
+    tracing::warn!(
+        rule,
+        field = name.as_str(),
+        "dropped a field that could replace the method or path that this rule allows; pass_overrides = true in it \
+         sends such fields"
+    );
 }
 
 /// Writes the framing that the caller chose. Other framing fields are removed: two statements about the
@@ -122,6 +152,47 @@ mod tests {
             ("content-length", "2"),
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn overrides_are_dropped_where_a_rule_restricts() {
+        let names = |change: fn(&mut Rule)| {
+            let mut rule = Rule::new(HostPattern::parse("10.0.0.1").unwrap(), Methods::Any);
+            change(&mut rule);
+            let policy = Policy::new(vec![rule], Vec::new()).unwrap();
+            let candidate = policy.decide_url("POST", "http://10.0.0.1/a").unwrap();
+            let approved = candidate.approve("10.0.0.1".parse().unwrap()).unwrap();
+            let head = head(&[
+                ("x-http-method-override", "DELETE"),
+                ("X_HTTP_METHOD", "DELETE"),
+                ("x-original-url", "/admin"),
+                ("x-other", "1"),
+            ]);
+            let request = request_head(&approved, &head).unwrap();
+            let names = request.headers().keys();
+            let names = names.filter(|name| name.as_str().starts_with('x'));
+            names
+                .map(|name| name.as_str().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let all = [
+            "x-http-method-override",
+            "x_http_method",
+            "x-original-url",
+            "x-other",
+        ];
+        assert_eq!(names(|_| ()), all);
+        let post = |rule: &mut Rule| rule.methods = Methods::parse(&["POST"]).unwrap();
+        assert_eq!(names(post), ["x-original-url", "x-other"]);
+        let paths = |rule: &mut Rule| {
+            rule.paths = Some(vec![policy::PathPattern::parse("/a").unwrap()]);
+        };
+        assert_eq!(names(paths), [all[0], all[1], "x-other"]);
+        let passing = |rule: &mut Rule| {
+            rule.methods = Methods::parse(&["POST"]).unwrap();
+            rule.pass_overrides = true;
+        };
+        assert_eq!(names(passing), all);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use policy::Target;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Reads how long a target keeps a connection: the `timeout` of its `Keep-Alive` fields. `None` where there
 /// is none that can be read, or where it accepts no further request (`max=0`).
@@ -100,6 +101,8 @@ pub(super) trait Pooled: Sized {
     fn keep_alive(&self) -> Option<(Instant, Duration)>;
     /// Whether it was made for a request that may be sent only once.
     fn is_for_once(&self) -> bool;
+    /// When it was made.
+    fn since(&self) -> Instant;
 }
 
 #[cfg(test)]

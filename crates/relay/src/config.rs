@@ -120,6 +120,9 @@ pub struct Listen {
     /// Whether a load balancer in front terminates TLS, so that tunnels may arrive without it. Defaults to
     /// false.
     pub behind_balancer: bool,
+    /// Whether HTTP/1.1 callers get field names in their usual spelling (`Content-Type`, `ETag`), or in lower case.
+    /// Defaults to false.
+    pub title_case: bool,
 }
 
 /// `[tls]`: the certificate.

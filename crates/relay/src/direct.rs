@@ -99,8 +99,10 @@ impl Direct {
                 ca_file: config.ca_file,
                 tls_oldest: Oldest::default(),
                 proxy: Proxy::Direct,
+                proxy_names: false,
                 connect_timeout: CONNECT_TIMEOUT,
                 http2: false,
+                title_case: true,
                 pool: PoolLimits::default(),
             }),
         }

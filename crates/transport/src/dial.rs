@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A step that fails is named, for the administrator. Without a proxy, every address of the relay's name is
-//! tried. A relay that refuses the connection, does not respond, or is on standby, costs a few seconds
+//! tried ([`crate::race`]). A relay that refuses the connection, does not respond, or is on standby, costs a few seconds
 //! and not the whole deadline.
 //!
 //! ```text
@@ -30,7 +30,7 @@ use crate::handle::Settings;
 use crate::handshake::{Dialled, Identity, Introduction, Tunnel, bridge_opening};
 use crate::socket::Metered;
 use crate::{tcp, tls, websocket};
-use connect::{connect_tcp, connect_to, no_address, resolve};
+use connect::{connect_any, connect_tcp, no_address, resolve};
 use error::{MostSignificant, upgrade_error};
 use http::{HeaderMap, header};
 use rustls::ClientConfig;
@@ -44,10 +44,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
+/// The `User-Agent` of requests that the bridge itself makes: some proxies and firewalls refuse requests
+/// without one.
+pub const USER_AGENT: &str = concat!("integration-bridge/", env!("CARGO_PKG_VERSION"));
+
 /// The whole dial, from the first name lookup to WELCOME.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// TCP with one address of several.
+/// TCP with any of the addresses, which are tried in parallel.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The steps after TCP with one address of several. The last address may take what is left.
@@ -56,13 +60,25 @@ const ROUTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses that one dial tries.
 const ROUTES_MAX: usize = 8;
 
-/// One route to the relay.
-#[derive(Debug, Clone, Copy)]
-enum Route {
-    /// To this address of the relay.
-    Direct(SocketAddr),
+/// The routes to the relay that were not used yet.
+#[derive(Debug)]
+enum Routes {
+    /// To one of these addresses of the relay.
+    Direct(Vec<SocketAddr>),
     /// Through the proxy, which chooses the address.
     Proxied,
+    /// None.
+    Used,
+}
+
+impl Routes {
+    fn is_used(&self) -> bool {
+        match self {
+            Self::Direct(addresses) => addresses.is_empty(),
+            Self::Proxied => false,
+            Self::Used => true,
+        }
+    }
 }
 
 /// Dials one relay.
@@ -115,7 +131,7 @@ impl Dialer {
         let mut step = "TCP";
         let connecting = async {
             let routes = self.routes().await?;
-            self.connect_by(&routes, &mut step).await
+            self.connect_by(routes, &mut step).await
         };
         match timeout(DIAL_TIMEOUT, connecting).await {
             Ok(result) => result,
@@ -125,17 +141,15 @@ impl Dialer {
 
     async fn connect_by(
         &self,
-        routes: &[Route],
+        mut routes: Routes,
         step: &mut &'static str,
     ) -> Result<RelayStream, DialError> {
         let mut errors = MostSignificant::default();
-        for (index, route) in routes.iter().enumerate() {
-            let connecting = self.connect_steps(*route, step);
-            let is_last = index + 1 == routes.len();
-            let connected = in_time(*route, is_last, connecting).await;
-            let connected =
-                connected.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
-            match connected {
+        while let Some((address, stream)) = self.connected(&mut routes, &mut errors, step).await? {
+            let secured = in_time(address, routes.is_used(), self.secure(stream, step)).await;
+            let secured =
+                secured.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
+            match secured {
                 // Other errors concern this bridge, and every address would return the same.
                 Err(error) if error.may_differ_elsewhere() => errors.add(error),
                 result => return result,
@@ -156,14 +170,15 @@ impl Dialer {
     ) -> Result<Tunnel, DialError> {
         let mut step = "TCP";
         let dialling = async {
-            let routes = self.routes().await?;
+            let mut routes = self.routes().await?;
             let mut errors = MostSignificant::default();
-            for (index, route) in routes.iter().enumerate() {
+            while let Some((address, stream)) =
+                self.connected(&mut routes, &mut errors, &mut step).await?
+            {
                 let (introduction, settings) = (introduction.clone(), settings.clone());
                 let opening =
-                    self.tunnel_steps(*route, &mut step, identity, introduction, settings);
-                let is_last = index + 1 == routes.len();
-                let opened = in_time(*route, is_last, opening).await;
+                    self.tunnel_steps(stream, &mut step, identity, introduction, settings);
+                let opened = in_time(address, routes.is_used(), opening).await;
                 let opened =
                     opened.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
                 match opened {
@@ -181,13 +196,13 @@ impl Dialer {
 
     async fn tunnel_steps(
         &self,
-        route: Route,
+        stream: TcpStream,
         step: &mut &'static str,
         identity: &Identity,
         introduction: Introduction,
         settings: Settings,
     ) -> Result<Tunnel, DialError> {
-        let stream = self.connect_steps(route, step).await?;
+        let stream = self.secure(stream, step).await?;
         *step = "WebSocket upgrade";
         let dialled = Dialled {
             authority: self.relay.authority(),
@@ -205,17 +220,58 @@ impl Dialer {
         Ok(tunnel)
     }
 
-    /// Returns the routes to the relay, in the order in which they are tried.
-    async fn routes(&self) -> Result<Vec<Route>, DialError> {
+    /// Returns the routes to the relay.
+    async fn routes(&self) -> Result<Routes, DialError> {
         let relay = &self.relay;
         // Through a proxy there is one route: the proxy resolves the name, which may be unknown here.
-        if self.proxy.for_host(relay.host(), relay.port()).is_some() {
-            return Ok(vec![Route::Proxied]);
+        if self.proxy.server_for(relay.host(), relay.port()).is_some() {
+            return Ok(Routes::Proxied);
         }
-        let addresses = resolve(relay.host(), relay.port()).await?;
+        let mut addresses = resolve(relay.host(), relay.port()).await?;
         // Bounded, so that a name with many dead addresses leaves time for the last one.
-        let addresses = addresses.into_iter().take(ROUTES_MAX);
-        Ok(addresses.map(Route::Direct).collect())
+        addresses.truncate(ROUTES_MAX);
+        Ok(Routes::Direct(addresses))
+    }
+
+    /// Connects to the first address that accepts of those that are left, and takes it off. Returns `None`
+    /// when no route is left, with the addresses that failed in `errors`.
+    async fn connected(
+        &self,
+        routes: &mut Routes,
+        errors: &mut MostSignificant,
+        step: &mut &'static str,
+    ) -> Result<Option<(Option<SocketAddr>, TcpStream)>, DialError> {
+        let relay = &self.relay;
+        match std::mem::replace(routes, Routes::Used) {
+            Routes::Direct(mut addresses) if !addresses.is_empty() => {
+                *step = "TCP";
+                match connect_any(addresses.clone(), self.source).await {
+                    Ok((address, stream)) => {
+                        addresses.retain(|other| *other != address);
+                        *routes = Routes::Direct(addresses);
+                        Ok(Some((Some(address), stream)))
+                    }
+                    Err(all) => {
+                        for error in all {
+                            errors.add(error);
+                        }
+                        Ok(None)
+                    }
+                }
+            }
+            Routes::Proxied => {
+                *step = "proxy";
+                match self.proxy.server_for(relay.host(), relay.port()) {
+                    Some(server) => {
+                        let stream = connect_tcp(server.host(), server.port(), self.source).await?;
+                        let stream = server.connect(stream, &relay.authority()).await?;
+                        Ok(Some((None, stream)))
+                    }
+                    None => Ok(None),
+                }
+            }
+            Routes::Direct(_) | Routes::Used => Ok(None),
+        }
     }
 
     fn no_route(&self, errors: MostSignificant) -> DialError {
@@ -224,24 +280,12 @@ impl Dialer {
             .unwrap_or_else(|| no_address(self.relay.host()))
     }
 
-    async fn connect_steps(
+    async fn secure(
         &self,
-        route: Route,
+        stream: TcpStream,
         step: &mut &'static str,
     ) -> Result<RelayStream, DialError> {
         let relay = &self.relay;
-        let stream = match (route, self.proxy.for_host(relay.host(), relay.port())) {
-            (Route::Direct(address), _) => {
-                *step = "TCP";
-                connect_to(address, self.source).await?
-            }
-            (Route::Proxied, Some(server)) => {
-                *step = "proxy";
-                let stream = connect_tcp(server.host(), server.port(), self.source).await?;
-                server.connect(stream, &relay.authority()).await?
-            }
-            (Route::Proxied, None) => connect_tcp(relay.host(), relay.port(), self.source).await?,
-        };
         tcp::tune(&stream).map_err(|source| DialError::Tcp {
             address: relay.authority(),
             source,
@@ -265,6 +309,7 @@ impl Dialer {
         headers.insert(header::HOST, value(self.relay.authority()));
         headers.insert(header::CONNECTION, value("Upgrade".into()));
         headers.insert(header::UPGRADE, value("websocket".into()));
+        headers.insert(header::USER_AGENT, value(USER_AGENT.into()));
         headers.insert(header::SEC_WEBSOCKET_VERSION, value("13".into()));
         headers.insert(header::SEC_WEBSOCKET_KEY, value(generate_key()));
         headers.insert(
@@ -275,21 +320,18 @@ impl Dialer {
     }
 }
 
-/// Runs the steps with one address of several, but not for so long that the others have no time.
+/// Runs the steps after TCP with one address of several, but not for so long that the others have no time.
 ///
 /// # Errors
 /// The address that took too long. The last one may take what is left of [`DIAL_TIMEOUT`].
 async fn in_time<T>(
-    route: Route,
+    address: Option<SocketAddr>,
     is_last: bool,
     steps: impl Future<Output = T>,
 ) -> Result<T, SocketAddr> {
-    match route {
-        Route::Direct(address) if !is_last => {
-            let limit = ADDRESS_TIMEOUT + ROUTE_TIMEOUT;
-            timeout(limit, steps).await.map_err(|_| address)
-        }
-        Route::Direct(_) | Route::Proxied => Ok(steps.await),
+    match address {
+        Some(address) if !is_last => timeout(ROUTE_TIMEOUT, steps).await.map_err(|_| address),
+        Some(_) | None => Ok(steps.await),
     }
 }
 
@@ -344,14 +386,15 @@ mod tests {
         let url = "https://localhost:1".parse().unwrap();
         let dialer = Dialer::new(url, &client, Proxy::Direct);
         let mut step = "";
-        let routes = [refuses, hangs_up, good].map(Route::Direct);
-        let stream = dialer.connect_by(&routes, &mut step).await.unwrap();
+        let routes = Routes::Direct(vec![refuses, hangs_up, good]);
+        let stream = dialer.connect_by(routes, &mut step).await.unwrap();
         assert_eq!(stream.get_ref().0.peer_addr().unwrap(), good);
         // The most significant error is returned, in any order.
-        let routes = [hangs_up, refuses].map(Route::Direct);
-        let error = dialer.connect_by(&routes, &mut step).await.unwrap_err();
+        let routes = Routes::Direct(vec![hangs_up, refuses]);
+        let error = dialer.connect_by(routes, &mut step).await.unwrap_err();
         assert!(matches!(error, DialError::Tls { .. }), "{error}");
-        let error = dialer.connect_by(&[], &mut step).await.unwrap_err();
+        let none = Routes::Direct(Vec::new());
+        let error = dialer.connect_by(none, &mut step).await.unwrap_err();
         assert!(matches!(error, DialError::Dns { .. }), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 //! socket     the session's WebSocket, with buffers that fit its traffic
 //! websocket  limits of the WebSocket, and the upgrade on the relay's side
 //! dial       the connection to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
+//! race       connects to one of several addresses in parallel
 //! lookup     name lookups, shared fairly by several owners
 //! tls, tcp   configs and socket options
 //! http       conversion between the heads of `http` and those of the wire
@@ -28,6 +29,7 @@ pub mod handle;
 pub mod handshake;
 pub mod http;
 pub mod lookup;
+pub mod race;
 pub mod raw;
 mod socket;
 pub mod tcp;

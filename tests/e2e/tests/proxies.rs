@@ -7,7 +7,8 @@ use std::time::Duration;
 use support::process::Running;
 use support::setup::{Bridge, BridgeSetup, Endpoint, path};
 use support::{
-    Ask, Interceptor, LONG_TIMEOUT, Squid, TestEnv, ThrowawayCa, eventually, let_time_pass,
+    Ask, Interceptor, LONG_TIMEOUT, RawTarget, Squid, TestEnv, ThrowawayCa, eventually,
+    let_time_pass, ports,
 };
 
 /// Starts a relay whose first bridge has no endpoint, and so stays out of the tests.
@@ -141,6 +142,93 @@ async fn proxy_password_comes_from_a_credential() {
         async || small(&site).await != 200,
     )
     .await;
+}
+
+#[tokio::test]
+async fn http_target_needs_no_connect() {
+    let site = start().await;
+    let squid = Squid::start_strict("me", "sesame").await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+    let target = RawTarget::start(answer).await;
+    let named = target.url("/").replace("127.0.0.1", "localhost");
+    let gone = ports::free();
+    let by = |user: &str| format!("http://{user}{}", squid.authority());
+    let write = |name: &str, proxy: &str, names: bool| {
+        let endpoint = |suffix: &str, url: String| Endpoint::new(&format!("{name}-{suffix}"), url);
+        let setup = BridgeSetup::new(name)
+            .endpoint(endpoint("t", target.url("/base/")))
+            .endpoint(endpoint("named", named.clone()))
+            .endpoint(endpoint("gone", format!("http://127.0.0.1:{gone}/")))
+            .set("targets.proxy", "env")
+            .env("HTTPS_PROXY", proxy)
+            .env("NO_PROXY", "")
+            .set("targets.proxy_names", names)
+            .set("targets.health_interval", "off");
+        Bridge::write(&site.relay, setup, site.dir())
+    };
+    let key = site.relay.create_key(site.tenant(), "bridge").await;
+    let get = async |endpoint: &str| {
+        let ask = Ask::get(format!("/v1/endpoints/{endpoint}/a%2Fb?x=%20")).key(&site.caller);
+        site.relay.internal().send(ask).await
+    };
+    let online = async |endpoint: &str| {
+        eventually(LONG_TIMEOUT, "a response", async || {
+            let answer = get(endpoint).await;
+            let is_offline =
+                answer.header("bridge-error").is_some() && !answer.code().starts_with("target");
+            (!is_offline).then_some(answer)
+        })
+        .await
+    };
+    let mut good = write("good", &by("me:sesame@"), false);
+    good.pair(&key).await;
+    good.start();
+    assert_eq!(online("good-t").await.expect_status(200).text(), "hi");
+    let request = target.last_request();
+    let lower = request.to_lowercase();
+    assert!(
+        request.starts_with("GET /base/a%2Fb?x=%20 HTTP/1.1\r\n"),
+        "{request}"
+    );
+    assert!(!lower.contains("proxy-authorization"), "{request}");
+    assert!(
+        lower.contains(&format!("host: {}\r\n", target.addr())),
+        "{request}"
+    );
+    // By name, squid is asked for CONNECT first, and refuses it.
+    assert_eq!(online("good-named").await.expect_status(200).text(), "hi");
+    // An error of squid is not a response of the target.
+    let answer = online("good-gone").await;
+    assert_eq!(answer.code(), "target_refused");
+    assert_eq!(answer.execution(), "not_dispatched");
+    assert!(
+        answer.text().contains("ERR_CONNECT_FAIL"),
+        "{}",
+        answer.text()
+    );
+
+    let mut names = write("names", &by("me:sesame@"), true);
+    names.pair(&key).await;
+    names.start();
+    online("names-named").await.expect_status(200);
+    let request = target.last_request().to_lowercase();
+    let host = format!("host: localhost:{}\r\n", target.addr().port());
+    assert!(request.contains(&host), "{request}");
+
+    let mut wrong = write("wrong", &by("me:wrong@"), false);
+    wrong.pair(&key).await;
+    wrong.start();
+    let answer = online("wrong-t").await;
+    assert_eq!(answer.code(), "target_refused");
+    assert_eq!(answer.execution(), "not_dispatched");
+    assert!(
+        answer
+            .text()
+            .contains("does not accept the user and password"),
+        "{}",
+        answer.text()
+    );
+    assert!(answer.header("proxy-authenticate").is_none());
 }
 
 #[tokio::test]

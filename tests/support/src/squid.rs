@@ -28,6 +28,16 @@ impl Squid {
     ///
     /// Where squid is not installed (Debian: `apt-get install squid`), or does not start.
     pub async fn start(user: &str, password: &str) -> Self {
+        Self::start_with(user, password, "").await
+    }
+
+    /// The same, with the rule that squid is shipped with: CONNECT to port 443 alone.
+    pub async fn start_strict(user: &str, password: &str) -> Self {
+        let rules = "acl SSL_ports port 443\nhttp_access deny CONNECT !SSL_ports\n";
+        Self::start_with(user, password, rules).await
+    }
+
+    async fn start_with(user: &str, password: &str, rules: &str) -> Self {
         let dir = TempDir::new("squid");
         let program = ["/usr/sbin/squid", "/usr/local/sbin/squid"]
             .into_iter()
@@ -45,6 +55,7 @@ impl Squid {
              auth_param basic program /bin/sh {helper}\n\
              auth_param basic realm test\n\
              acl known proxy_auth REQUIRED\n\
+             {rules}\
              http_access allow known\n\
              http_access deny all\n\
              cache deny all\n\

@@ -91,6 +91,10 @@ with_quota! {
         /// Whether the relay may retry a PUT or DELETE whose tunnel was lost while it ran. Defaults to false.
         #[serde(default)]
         pub repeatable: bool,
+        /// Whether fields that replace the method or the path at some targets (`X-HTTP-Method-Override`,
+        /// `X-Original-URL`) are sent although `methods` or the path of `url` restricts callers. Defaults to false.
+        #[serde(default)]
+        pub pass_overrides: bool,
     }
 }
 
@@ -115,6 +119,9 @@ with_quota! {
         /// Whether raw streams (CONNECT) may be opened. Defaults to false.
         #[serde(default)]
         pub connect: bool,
+        /// As for an endpoint, where `methods` or `paths` restricts callers. Defaults to false.
+        #[serde(default)]
+        pub pass_overrides: bool,
     }
 }
 

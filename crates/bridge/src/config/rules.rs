@@ -81,7 +81,7 @@ impl Rules {
                 .map_err(|error| wrong("methods", methods, error))?,
         };
         let (name, url) = (&section.name, &section.url);
-        let endpoint =
+        let mut endpoint =
             Endpoint::new(name.get_ref(), url.get_ref(), methods).map_err(|error| match error {
                 policy::EndpointError::Name => wrong("name", name, error),
                 policy::EndpointError::Url(_)
@@ -89,6 +89,7 @@ impl Rules {
                 | policy::EndpointError::Path { .. }
                 | policy::EndpointError::Methods(_) => wrong("url", url, error),
             })?;
+        endpoint.pass_overrides = section.pass_overrides;
         // The health check passes the policy like a request: a path that it would reject is a mistake here.
         if let Some(path) = &section.health_path {
             let checking = Policy::new(Vec::new(), vec![endpoint.clone()]);
@@ -213,6 +214,7 @@ fn rule(section: &AllowSection) -> Result<Rule, Mistake> {
     }
     rule.resolved = section.resolved;
     rule.connect = section.connect;
+    rule.pass_overrides = section.pass_overrides;
     // Some keys contradict each other only together, for example `connect` and `paths`.
     rule.validate()
         .map_err(|error| wrong("allow", &section.host, error))?;

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http_client::ClientCert;
-use policy::Target;
+use policy::{Overrides, Target};
 use protocol::{Code, Failure};
 use std::sync::Arc;
 
@@ -106,6 +106,26 @@ impl Injection {
              forwarded; send requests without a sign-in or a sign-out of your own"
         );
         Err(refused(Code::RefusedByPolicy, detail))
+    }
+
+    /// Removes the caller's fields that would make a target answer with the credential, or act on another path
+    /// of the session's site, although the request line says otherwise.
+    pub(crate) fn remove_overrides(&self, headers: &mut HeaderMap) {
+        let paths = Overrides {
+            no_method: false,
+            no_path: matches!(self.credential.kind, Kind::Alm { .. }),
+        };
+        let removed: Vec<HeaderName> = headers
+            .iter()
+            .filter(|(name, value)| {
+                let is_trace = value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"TRACE");
+                paths.drops(name.as_str()) || (is_trace && Overrides::is_method(name.as_str()))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in removed {
+            headers.remove(name);
+        }
     }
 
     /// Returns the certificate for TLS.
@@ -283,6 +303,18 @@ mod tests {
             assert_eq!(headers.get_all(name).iter().count(), 1);
             assert_eq!(headers[name], value);
         }
+    }
+
+    #[test]
+    fn override_to_trace_is_removed() {
+        let injection = of("basic", None);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-http-method-override", "trace".parse().unwrap());
+        headers.insert("x_method_override", "DELETE".parse().unwrap());
+        headers.insert("x-original-url", "/other".parse().unwrap());
+        injection.remove_overrides(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert!(!headers.contains_key("x-http-method-override"));
     }
 
     #[test]

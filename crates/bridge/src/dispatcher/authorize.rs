@@ -127,6 +127,7 @@ impl Exchange {
                  its administrator write caller_credentials = \"override\""
             )));
         }
+        injection.remove_overrides(request.headers_mut());
         let method = request.method().clone();
         injection.apply(&method, request.headers_mut())?;
         Ok(request)

@@ -70,10 +70,13 @@ fn client() -> Client {
         ca_file: None,
         tls_oldest: Oldest::default(),
         proxy: Proxy::Direct,
+        proxy_names: false,
         connect_timeout: Duration::from_secs(5),
         http2: false,
+        title_case: true,
         pool: PoolLimits {
             idle_timeout: Duration::from_secs(30),
+            age_max: Duration::from_secs(300),
             per_target_max: 4,
             total_max: 4,
         },

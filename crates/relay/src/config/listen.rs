@@ -24,6 +24,7 @@ pub(super) struct ListenTable {
     insecure: bool,
     authorities: Vec<String>,
     behind_balancer: bool,
+    title_case: bool,
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -91,6 +92,7 @@ impl ListenTable {
             admin: self.admin,
             authorities: self.authorities,
             behind_balancer: self.behind_balancer,
+            title_case: self.title_case,
         })
     }
 }

@@ -70,13 +70,23 @@ pub(super) async fn http1<IO, H: RequestHandler>(
     let io = BareLfIo::new(io, BareLfGuard::new(connection.clone()), timeout);
     let progress = Arc::<Progress>::default();
     let mut clock = IdleClock::new(progress.clone(), limits);
+    let title_case = data.config.listen.title_case;
     let responding = hyper::service::service_fn(move |request| {
         let (handler, connection) = (handler.clone(), connection.clone());
         let progress = progress.clone();
-        async move { Ok::<_, Infallible>(handler.respond(&connection, &progress, request).await) }
+        async move {
+            let mut response = handler.respond(&connection, &progress, request).await;
+            if title_case {
+                let headers = std::mem::take(response.headers_mut());
+                http_client::spell(&headers, response.extensions_mut());
+                *response.headers_mut() = headers;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
+            .title_case_headers(title_case)
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             .max_buf_size(HTTP1_BUFFER_BYTES)

@@ -45,8 +45,10 @@ impl Client {
             ca_file,
             tls_oldest: Oldest::default(),
             proxy: Proxy::Direct,
+            proxy_names: false,
             connect_timeout: CONNECT_TIMEOUT,
             http2: false,
+            title_case: true,
             pool: PoolLimits::default(),
         });
         // Now, so that a wrong file stops the start instead of every export.

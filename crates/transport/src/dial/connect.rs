@@ -1,10 +1,10 @@
 //! Name lookup and TCP connections of a dial.
 
 use super::{ADDRESS_TIMEOUT, DialError};
+use crate::race::{STAGGER, race};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
 
 /// Resolves a name to addresses, each once, in the resolver's order.
 pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
@@ -31,38 +31,51 @@ pub(super) fn no_address(host: &str) -> DialError {
     }
 }
 
-/// Connects to the first address of a name that accepts.
+/// Connects to the first address of a name that accepts, within [`ADDRESS_TIMEOUT`] for all of them together.
 pub(super) async fn connect_tcp(
     host: &str,
     port: u16,
     source: Option<IpAddr>,
 ) -> Result<TcpStream, DialError> {
-    let mut last = no_address(host);
-    for address in resolve(host, port).await? {
-        match connect_to(address, source).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+    let addresses = resolve(host, port).await?;
+    if addresses.is_empty() {
+        return Err(no_address(host));
     }
-    Err(last)
+    let connected = connect_any(addresses, source).await;
+    connected.map(|(_, stream)| stream).map_err(|mut errors| {
+        // The last failure, as it was the nearest to success.
+        errors.pop().unwrap_or_else(|| no_address(host))
+    })
 }
 
-/// Connects to one address, within [`ADDRESS_TIMEOUT`].
-pub(super) async fn connect_to(
-    address: SocketAddr,
+/// Connects to the first of the addresses that accepts, within [`ADDRESS_TIMEOUT`] for all of them together.
+///
+/// # Errors
+/// The error of each of them.
+pub(super) async fn connect_any(
+    addresses: Vec<SocketAddr>,
     source: Option<IpAddr>,
-) -> Result<TcpStream, DialError> {
-    let error = match timeout(ADDRESS_TIMEOUT, connect_from(address, source)).await {
-        Ok(Ok(stream)) => return Ok(stream),
-        Ok(Err(error)) => error,
-        Err(_) => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no response within {ADDRESS_TIMEOUT:?}: does a firewall drop the packets?"),
-        ),
-    };
-    Err(DialError::Tcp {
-        address: address.to_string(),
-        source: error,
+) -> Result<(SocketAddr, TcpStream), Vec<DialError>> {
+    let time = (STAGGER, ADDRESS_TIMEOUT);
+    let racing = race(
+        addresses,
+        |one| *one,
+        time,
+        |one| connect_from(*one, source),
+    );
+    racing.await.map_err(|lost| {
+        let silent = lost.silent.into_iter().map(|address| {
+            let detail = format!(
+                "no response within {ADDRESS_TIMEOUT:?}: does a firewall drop the packets?"
+            );
+            (address, io::Error::new(io::ErrorKind::TimedOut, detail))
+        });
+        let failed = lost.failed.into_iter();
+        let error = |(address, source): (SocketAddr, io::Error)| DialError::Tcp {
+            address: address.to_string(),
+            source,
+        };
+        failed.chain(silent).map(error).collect()
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::connect::connect_tcp;
 use super::error::upgrade_error;
-use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, explain_tls};
+use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, USER_AGENT, explain_tls};
 use crate::socket::Metered;
 use crate::tls::{Oldest, TlsSetupError, provider, roots};
 use crate::{tcp, websocket};
@@ -143,7 +143,7 @@ pub async fn probe_path(
 
 async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError> {
     let relay = &dialer.relay;
-    let server = dialer.proxy.for_host(relay.host(), relay.port());
+    let server = dialer.proxy.server_for(relay.host(), relay.port());
     let (host, port) = server.map_or((relay.host(), relay.port()), |server| {
         (server.host(), server.port())
     });
@@ -190,7 +190,7 @@ async fn secured(
     let relay = &dialer.relay;
     let late = |step| move |_| DialError::Timeout { step };
     let connecting = async {
-        match dialer.proxy.for_host(relay.host(), relay.port()) {
+        match dialer.proxy.server_for(relay.host(), relay.port()) {
             None => connect_tcp(relay.host(), relay.port(), None).await,
             Some(server) => {
                 let stream = connect_tcp(server.host(), server.port(), None).await?;
@@ -226,7 +226,7 @@ async fn request_health(
     report: &mut PathReport,
 ) -> Result<(), DialError> {
     let request = format!(
-        "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: {}\r\nUser-Agent: {USER_AGENT}\r\nConnection: close\r\n\r\n",
         dialer.relay.authority()
     );
     let mut response_head = Vec::new();

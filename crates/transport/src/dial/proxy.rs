@@ -2,14 +2,18 @@
 //!
 //! The relay and, where configured, targets are reached through them. [`super::no_proxy`] has the exceptions.
 
+use super::USER_AGENT;
 use super::no_proxy::NoProxy;
+use crate::race::{STAGGER, race};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 
 /// Longest response head to CONNECT. A longer one is a web page.
 const RESPONSE_MAX_BYTES: usize = 16 * 1024;
@@ -63,6 +67,25 @@ pub struct ProxyServer {
 impl fmt::Debug for ProxyServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ProxyServer({}:{})", self.host, self.port)
+    }
+}
+
+impl fmt::Display for ProxyServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl ProxyError {
+    /// Whether the proxy refuses CONNECT to that port, but may pass on requests to it.
+    pub fn refuses_connect(&self) -> bool {
+        matches!(
+            self,
+            Self::Status {
+                status: 400 | 403 | 405 | 501,
+                ..
+            }
+        )
     }
 }
 
@@ -124,31 +147,8 @@ impl Proxy {
         self
     }
 
-    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if
-    /// the host and port are reached directly.
-    ///
-    /// # Errors
-    /// [`ProxyError`] when the proxy cannot be reached or does not connect.
-    pub async fn through(
-        &self,
-        host: &str,
-        port: u16,
-        authority: &str,
-    ) -> Option<Result<TcpStream, ProxyError>> {
-        let server = self.for_host(host, port)?;
-        let connected = TcpStream::connect((server.host.as_str(), server.port)).await;
-        let stream = match connected {
-            Ok(stream) => stream,
-            Err(source) => {
-                let proxy = server.name();
-                return Some(Err(ProxyError::Io { proxy, source }));
-            }
-        };
-        Some(server.connect(stream, authority).await)
-    }
-
     /// Returns the proxy that a host and port are reached through, if any.
-    pub(super) fn for_host(&self, host: &str, port: u16) -> Option<&ProxyServer> {
+    pub fn server_for(&self, host: &str, port: u16) -> Option<&ProxyServer> {
         match self {
             Self::Direct => None,
             Self::Via { server, no_proxy } => (!no_proxy.matches(host, port)).then_some(server),
@@ -202,8 +202,59 @@ impl ProxyServer {
         self.port
     }
 
+    /// Returns the value of `Proxy-Authorization`, a secret, where a user is given.
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
+    /// Connects to the proxy itself, within `limit`.
+    ///
+    /// # Errors
+    /// [`ProxyError::Io`].
+    pub async fn open(&self, limit: Duration) -> Result<TcpStream, ProxyError> {
+        let failed = |source| ProxyError::Io {
+            proxy: self.name(),
+            source,
+        };
+        let resolving = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let began = Instant::now();
+        let silent = || {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no response within {limit:?}"),
+            )
+        };
+        let addresses = timeout(limit, resolving).await;
+        let addresses = addresses
+            .unwrap_or_else(|_| Err(silent()))
+            .map_err(failed)?;
+        let left = limit.saturating_sub(began.elapsed());
+        let racing = race(
+            addresses.collect(),
+            |one| *one,
+            (STAGGER, left),
+            |one| TcpStream::connect(*one),
+        );
+        match racing.await {
+            Ok((_, stream)) => Ok(stream),
+            Err(mut lost) => Err(failed(
+                lost.failed.pop().map_or_else(silent, |(_, error)| error),
+            )),
+        }
+    }
+
+    /// Opens a tunnel to `authority` (`host:port`) through the proxy, whose own connection takes at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when the proxy cannot be reached or does not connect.
+    pub async fn tunnel(&self, authority: &str, limit: Duration) -> Result<TcpStream, ProxyError> {
+        let stream = self.open(limit).await?;
+        self.connect(stream, authority).await
+    }
+
     fn name(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        self.to_string()
     }
 
     /// Sends CONNECT for `authority`, and reads the response head.
@@ -216,7 +267,9 @@ impl ProxyServer {
             proxy: self.name(),
             source,
         };
-        let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+        let mut request = format!(
+            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {USER_AGENT}\r\n"
+        );
         if let Some(authorization) = &self.authorization {
             request.push_str("Proxy-Authorization: ");
             request.push_str(authorization);
@@ -242,7 +295,10 @@ impl ProxyServer {
     fn check(&self, response_head: &[u8]) -> Result<(), ProxyError> {
         let mut headers = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(response_head);
+        // A blank before a colon is common in responses of small proxies (RFC 9112, 5.1).
+        let mut parser = httparse::ParserConfig::default();
+        parser.allow_spaces_after_header_name_in_responses(true);
+        let parsed = parser.parse_response(&mut response, response_head);
         let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
             return Err(ProxyError::NotHttp { proxy: self.name() });
         };
@@ -310,13 +366,13 @@ mod tests {
             ("https_proxy", "http://u%40x:p%3A@proxy:8080"),
             ("NO_PROXY", ".corp.example, 10.0.0.1"),
         ]);
-        let server = proxy.for_host("relay.example.com", 443).unwrap();
+        let server = proxy.server_for("relay.example.com", 443).unwrap();
         assert_eq!((server.host(), server.port()), ("proxy", 8080));
         assert_eq!(server.authorization.as_deref(), Some("Basic dUB4OnA6"));
-        assert!(proxy.for_host("ci.corp.example", 443).is_none());
-        assert!(proxy.for_host("corp.example", 443).is_none());
-        assert!(proxy.for_host("10.0.0.1", 443).is_none());
-        assert!(proxy.for_host("notcorp.example", 443).is_some());
+        assert!(proxy.server_for("ci.corp.example", 443).is_none());
+        assert!(proxy.server_for("corp.example", 443).is_none());
+        assert!(proxy.server_for("10.0.0.1", 443).is_none());
+        assert!(proxy.server_for("notcorp.example", 443).is_some());
         assert_eq!(env(&[]), Proxy::Direct);
         assert_eq!(env(&[("HTTPS_PROXY", " ")]), Proxy::Direct);
     }

@@ -17,8 +17,8 @@ use http_client::{
     RequestPlan,
 };
 use hyper::body::Incoming;
-use policy::{Approved, Candidate};
-use protocol::frame::RequestTarget;
+use policy::{Approved, Candidate, Overrides};
+use protocol::frame::{RequestHead, RequestTarget};
 use protocol::{Execution, Failure};
 use std::sync::Arc;
 
@@ -70,9 +70,12 @@ impl Outgoing for ExchangeRequest<'_> {
     }
 }
 
-/// Returns whether a request changes nothing (RFC 9110, 9.2.1), so that a second one does no harm.
-fn is_repeatable(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS")
+/// Returns whether a request changes nothing (RFC 9110, 9.2.1), so that a second one does no harm. With a field
+/// that replaces its method at some targets, that is unknown.
+fn is_repeatable(head: &RequestHead) -> bool {
+    let is_override = |name: &[u8]| std::str::from_utf8(name).is_ok_and(Overrides::is_method);
+    matches!(&*head.method, "GET" | "HEAD" | "OPTIONS")
+        && !head.headers.iter().any(|(name, _)| is_override(name))
 }
 
 impl Exchange {
@@ -111,7 +114,7 @@ impl Exchange {
         let buffered_body = body.buffered();
         let reauth_body = buffered_body.clone().filter(|_| has_session);
         let replay = match buffered_body {
-            Some(bytes) if is_repeatable(&self.head.method) => Replay::IfIdempotent(bytes),
+            Some(bytes) if is_repeatable(&self.head) => Replay::IfIdempotent(bytes),
             buffered_body => Replay::IfUnsent(buffered_body),
         };
         let mut attempts = Attempts::new(replay, ATTEMPTS_MAX);

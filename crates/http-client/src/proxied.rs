@@ -1,0 +1,292 @@
+//! The proxy on the route to targets.
+//!
+//! ```text
+//! https target, raw stream      CONNECT address:port                                   (RFC 9110, 9.3.6)
+//! http target                   CONNECT address:port; if the proxy refuses that:
+//!                               GET http://address/path                                (RFC 9112, 3.2.2)
+//! http target with `names`      GET http://name/path
+//! ```
+//!
+//! Many proxies refuse CONNECT to ports other than 443. In the absolute form a proxy must replace `Host` by what
+//! the URL has. So the bridge asks for CONNECT first, which keeps `Host`, and falls back to the address. It gives
+//! the proxy a name only where the config asks for it: the proxy would resolve it again, and could reach an
+//! address that the policy never saw.
+//!
+//! Every request in the absolute form carries the proxy's own credential. It goes to the proxy and no further:
+//! `Proxy-Authorization` is a field of one hop, and it is added when a request is sent on a connection to the
+//! proxy, nowhere else.
+
+use http::header::{HeaderValue, PROXY_AUTHORIZATION};
+use http::{Request, Response, StatusCode, Uri};
+use policy::{Approved, Host};
+use protocol::{Code, Failure};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use transport::dial::{Proxy, ProxyServer};
+
+/// Addresses that the proxy is remembered to refuse CONNECT to. A full set is cleared.
+const REFUSED_MAX: usize = 256;
+
+/// How a proxy is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// A tunnel.
+    Tunnel,
+    /// A tunnel. If the proxy refuses it: the absolute form.
+    TunnelFirst,
+    /// The absolute form.
+    Absolute,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// TLS, or raw bytes.
+    Bytes,
+    /// Plain HTTP requests.
+    Http,
+    /// A plain HTTP request that may switch protocols, which few proxies pass on.
+    Upgrade,
+}
+
+/// The proxy for targets, and what is known about it.
+#[derive(Debug)]
+pub(crate) struct TargetProxy {
+    proxy: Proxy,
+    /// Whether it gets the names of http targets.
+    names: bool,
+    refused: Mutex<BTreeSet<SocketAddr>>,
+}
+
+impl TargetProxy {
+    pub(crate) fn new(proxy: Proxy, names: bool) -> Self {
+        Self {
+            proxy,
+            names,
+            refused: Mutex::default(),
+        }
+    }
+
+    /// Returns the proxy on the route to this target, if there is one.
+    pub(crate) fn server_for(&self, approved: &Approved) -> Option<&ProxyServer> {
+        let target = approved.target();
+        self.proxy
+            .server_for(&target.host().to_string(), target.port())
+    }
+
+    pub(crate) fn method(&self, approved: &Approved, purpose: Purpose) -> Method {
+        let has_name = self.names && matches!(approved.target().host(), Host::Name(_));
+        match purpose {
+            Purpose::Bytes => Method::Tunnel,
+            Purpose::Upgrade => Method::TunnelFirst,
+            Purpose::Http if has_name || self.lock().contains(&approved.socket_addr()) => {
+                Method::Absolute
+            }
+            Purpose::Http => Method::TunnelFirst,
+        }
+    }
+
+    /// Remembers that the proxy refuses CONNECT to an address. Not by port: a proxy that knows nothing but CONNECT
+    /// may refuse one host and not another.
+    pub(crate) fn note_refused(&self, approved: &Approved) {
+        let mut refused = self.lock();
+        if refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        if refused.insert(approved.socket_addr()) {
+            drop(refused);
+            tracing::info!(
+                authority = approved.target().authority(),
+                address = %approved.socket_addr(),
+                "the proxy for targets refuses CONNECT to this http target: it is requested by URL, with its \
+                 address; if it needs its name in Host, set targets.proxy_names = true"
+            );
+        }
+    }
+
+    /// Returns how requests to the target are written on a connection to the proxy.
+    pub(crate) fn absolute(&self, server: &ProxyServer, approved: &Approved) -> Arc<Absolute> {
+        let target = approved.target();
+        let address = approved.socket_addr();
+        let authority = match target.host() {
+            Host::Name(_) if self.names => target.authority().to_owned(),
+            _ if address.port() == 80 => match address.ip() {
+                std::net::IpAddr::V4(address) => address.to_string(),
+                std::net::IpAddr::V6(address) => format!("[{address}]"),
+            },
+            _ => address.to_string(),
+        };
+        let authorization = server.authorization().and_then(|text| {
+            let mut value = HeaderValue::from_str(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        Arc::new(Absolute {
+            authority,
+            authorization,
+            proxy: server.to_string(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        let refused = self.refused.lock();
+        refused.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes requests for a proxy, and tells its own responses from those of the target.
+#[derive(Debug)]
+pub(crate) struct Absolute {
+    authority: String,
+    authorization: Option<HeaderValue>,
+    proxy: String,
+}
+
+impl Absolute {
+    /// Rewrites a request into the absolute form.
+    pub(crate) fn apply<B>(&self, request: &mut Request<B>) {
+        let path = request.uri().path_and_query();
+        let path = path.map_or("/", http::uri::PathAndQuery::as_str);
+        if let Ok(uri) = Uri::try_from(format!("http://{}{path}", self.authority)) {
+            *request.uri_mut() = uri;
+        }
+        match &self.authorization {
+            Some(value) => request
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, value.clone()),
+            None => request.headers_mut().remove(PROXY_AUTHORIZATION),
+        };
+    }
+
+    /// Returns the failure, if the response is the proxy's own, and whether another address of the target may be
+    /// reached.
+    ///
+    /// A 407 always is (RFC 9110, 15.5.8). squid marks its error pages with `X-Squid-Error`. Pages of other
+    /// proxies cannot be told from responses of the target, and are passed on.
+    pub(crate) fn own_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
+        let proxy = &self.proxy;
+        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            let why = match self.authorization {
+                Some(_) => "does not accept the user and password",
+                None => "requires a user and password",
+            };
+            let detail = format!("the proxy {proxy} {why} (targets.proxy_credential)");
+            let failure = Failure::not_dispatched(Code::TargetRefused, detail);
+            return Some((failure, false));
+        }
+        let name = response.headers().get("x-squid-error")?.to_str().ok()?;
+        if response.status().as_u16() < 400 {
+            return None;
+        }
+        let name = name.split_ascii_whitespace().next().unwrap_or_default();
+        let name: String = name.chars().take(48).collect();
+        let status = response.status().as_u16();
+        let detail = format!("the proxy {proxy} answered with {status} itself: {name}");
+        let is_unreachable = matches!(&*name, "ERR_CONNECT_FAIL" | "ERR_CANNOT_FORWARD");
+        let failure = match &*name {
+            "ERR_DNS_FAIL" => Failure::not_dispatched(Code::TargetDns, detail),
+            // It did not send the request on.
+            "ERR_ACCESS_DENIED"
+            | "ERR_CACHE_ACCESS_DENIED"
+            | "ERR_FORWARDING_DENIED"
+            | "ERR_CONNECT_FAIL"
+            | "ERR_CANNOT_FORWARD"
+            | "ERR_UNSUP_REQ"
+            | "ERR_INVALID_REQ"
+            | "ERR_INVALID_URL"
+            | "ERR_TOO_BIG"
+            | "ERR_SHUTTING_DOWN" => Failure::not_dispatched(Code::TargetRefused, detail),
+            "ERR_READ_TIMEOUT" | "ERR_LIFETIME_EXP" => {
+                Failure::possibly_executed(Code::TargetTimeout, detail)
+            }
+            _ => Failure::possibly_executed(Code::TargetClosed, detail),
+        };
+        Some((failure, is_unreachable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::{HostPattern, Methods, Policy, Rule};
+
+    fn approved(host: &str) -> Approved {
+        let mut rule = Rule::new(HostPattern::parse(host).unwrap(), Methods::Any);
+        rule.ports = policy::Ports::parse(&[80, 8080]).unwrap();
+        let policy = Policy::new(vec![rule], Vec::new()).unwrap();
+        let url = format!("http://{host}:8080/");
+        let candidate = policy.decide_url("GET", &url).unwrap();
+        candidate.approve("10.0.0.1".parse().unwrap()).unwrap()
+    }
+
+    fn proxy(names: bool) -> TargetProxy {
+        let proxy = Proxy::from_url("targets.proxy", "http://me:sesame@proxy:3128").unwrap();
+        TargetProxy::new(proxy, names)
+    }
+
+    #[test]
+    fn proxy_gets_names_only_where_configured() {
+        for (host, names, method, authority) in [
+            ("10.0.0.1", false, Method::TunnelFirst, "10.0.0.1:8080"),
+            ("10.0.0.1", true, Method::TunnelFirst, "10.0.0.1:8080"),
+            ("ci.corp", false, Method::TunnelFirst, "10.0.0.1:8080"),
+            ("ci.corp", true, Method::Absolute, "ci.corp:8080"),
+        ] {
+            let (proxy, approved) = (proxy(names), approved(host));
+            assert_eq!(proxy.method(&approved, Purpose::Http), method, "{host}");
+            assert_eq!(proxy.method(&approved, Purpose::Bytes), Method::Tunnel);
+            assert_eq!(
+                proxy.method(&approved, Purpose::Upgrade),
+                Method::TunnelFirst
+            );
+            let server = proxy.server_for(&approved).unwrap();
+            assert_eq!(proxy.absolute(server, &approved).authority, authority);
+            proxy.note_refused(&approved);
+            assert_eq!(proxy.method(&approved, Purpose::Http), Method::Absolute);
+        }
+    }
+
+    #[test]
+    fn absolute_request_carries_the_proxys_credential() {
+        let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
+        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let mut request = Request::builder()
+            .uri("/a%2Fb;c?x=%20")
+            .header("proxy-authorization", "forged")
+            .body(())
+            .unwrap();
+        absolute.apply(&mut request);
+        assert_eq!(
+            request.uri().to_string(),
+            "http://10.0.0.1:8080/a%2Fb;c?x=%20"
+        );
+        assert_eq!(request.headers()[PROXY_AUTHORIZATION], "Basic bWU6c2VzYW1l");
+        assert!(!format!("{absolute:?}").contains("bWU6"));
+    }
+
+    #[test]
+    fn proxys_own_responses_are_failures() {
+        let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
+        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let failure = |status: u16, error: Option<&str>| {
+            let mut response = Response::builder().status(status);
+            if let Some(error) = error {
+                response = response.header("x-squid-error", error);
+            }
+            let failure = absolute.own_failure(&response.body(()).unwrap());
+            failure.map(|(failure, _)| (failure.code, failure.execution.is_safe_to_repeat()))
+        };
+        assert_eq!(failure(407, None), Some((Code::TargetRefused, true)));
+        assert_eq!(
+            failure(503, Some("ERR_CONNECT_FAIL 111")),
+            Some((Code::TargetRefused, true))
+        );
+        assert_eq!(
+            failure(502, Some("ERR_ZERO_SIZE_OBJECT 0")),
+            Some((Code::TargetClosed, false))
+        );
+        assert_eq!(failure(503, None), None);
+        assert_eq!(failure(200, Some("ERR_NONE 0")), None);
+    }
+}

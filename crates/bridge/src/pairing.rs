@@ -17,7 +17,7 @@ pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Limited};
 use http_client::{Connection, RequestBody, ResponseBody};
@@ -272,6 +272,10 @@ fn pair_request(
         HeaderValue::try_from(authority).map_err(|_| PairError::NotRelay)?,
     );
     headers.insert(AUTHORIZATION, authorization);
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(transport::dial::USER_AGENT),
+    );
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(request)
 }

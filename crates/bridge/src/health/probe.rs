@@ -9,11 +9,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_client::{Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head};
 use policy::{Approved, Target};
-use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
+use protocol::frame::{BodyLength, Class, HeadersBuilder, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::time::timeout;
+use transport::dial::USER_AGENT;
 
 /// Connections that the request is tried on, if it verifiably was not sent on the first.
 const ATTEMPTS_MAX: u32 = 2;
@@ -119,6 +120,10 @@ async fn run(
 
 /// Returns the request of a probe.
 fn probe_request(name: &str, path: &str) -> RequestHead {
+    let mut headers = HeadersBuilder::default();
+    let pushed = headers.push(b"user-agent", USER_AGENT.as_bytes());
+    debug_assert!(pushed.is_ok(), "one short field is within the limits");
+    let headers = headers.build();
     RequestHead {
         class: Class::Bulk,
         share: protocol::frame::CallerWeight::default(),
@@ -127,7 +132,7 @@ fn probe_request(name: &str, path: &str) -> RequestHead {
             path_and_query: path.to_owned(),
         },
         method: "GET".into(),
-        headers: Headers::default(),
+        headers,
         body: BodyLength::None,
         expect_continue: false,
         time_left: TimeLeft::default(),

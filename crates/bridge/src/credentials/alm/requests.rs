@@ -18,6 +18,7 @@ use protocol::frame::{BodyLength, Class, HeadersBuilder, RequestHead, RequestTar
 use protocol::{Code, Failure};
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
+use transport::dial::USER_AGENT;
 
 const AUTHENTICATE: &str = "/authentication-point/alm-authenticate";
 const LOGIN: &str = "/rest/oauth2/login";
@@ -213,7 +214,8 @@ async fn send(
     let method = own.method.as_str();
     let mut fields = HeadersBuilder::default();
     let content_type = (!body.is_empty()).then_some(("content-type", own.content_type));
-    for (name, value) in content_type.into_iter().chain([("accept", XML)]) {
+    let always = [("accept", XML), ("user-agent", USER_AGENT)];
+    for (name, value) in content_type.into_iter().chain(always) {
         let pushed = fields.push(name.as_bytes(), value.as_bytes());
         pushed.map_err(|error| Failure::not_dispatched(Code::Internal, error.to_string()))?;
     }

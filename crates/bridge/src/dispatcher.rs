@@ -17,7 +17,7 @@ mod refusal;
 mod response;
 pub(crate) mod rewrite;
 mod signed;
-mod websocket;
+mod upgrade;
 
 use self::signed::NonceStore;
 use crate::audit::Audit;

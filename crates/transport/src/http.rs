@@ -28,39 +28,95 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
-/// The only protocol that a connection may be switched to (RFC 6455).
+/// The protocol of RFC 6455.
 pub const WEBSOCKET: &str = "websocket";
 
-/// Whether a request asks to switch to WebSocket (RFC 9110, 7.8).
-pub fn asks_for_websocket(map: &HeaderMap) -> bool {
-    let named = |name: HeaderName, token: &str| {
-        let values = map.get_all(name);
-        let mut tokens = values
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','));
-        tokens.any(|other| other.trim().eq_ignore_ascii_case(token))
-    };
-    named(header::UPGRADE, WEBSOCKET) && named(header::CONNECTION, "upgrade")
+/// Bytes of the protocols that one request may ask for.
+const PROTOCOLS_MAX_BYTES: usize = 256;
+
+/// Returns the protocols that a request asks to switch to (RFC 9110, 7.8) and that may be passed on, as one
+/// value. `None` where there is none.
+pub fn upgrade_protocols(map: &HeaderMap) -> Option<HeaderValue> {
+    if !map.contains_key(header::UPGRADE) {
+        return None;
+    }
+    let connection = map.get_all(header::CONNECTION).iter();
+    let mut options = connection
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let is_asked = options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let values = map.get_all(header::UPGRADE).iter();
+    is_asked
+        .then(|| passed_on(values.map(HeaderValue::as_bytes)))
+        .flatten()
 }
 
-/// Whether a request from the wire asks to switch to WebSocket (W-65).
-pub fn wire_asks_for_websocket(headers: &Headers) -> bool {
-    headers
-        .iter()
-        .any(|(name, value)| name == b"upgrade" && value == WEBSOCKET.as_bytes())
+/// Returns the protocols of a head from the wire (W-65): those that a request asks for, or the one that a
+/// target switched to.
+pub fn wire_upgrade(headers: &Headers) -> Option<HeaderValue> {
+    let fields = headers.iter().filter(|(name, _)| *name == b"upgrade");
+    passed_on(fields.map(|(_, value)| value))
 }
 
-/// Like [`to_wire`], for a request that asks to switch to WebSocket (W-65).
+/// Whether WebSocket is one of the protocols.
+pub fn has_websocket(protocols: &HeaderValue) -> bool {
+    protocol_names(protocols.as_bytes()).any(|name| name.eq_ignore_ascii_case(WEBSOCKET))
+}
+
+/// Whether a target may switch to `chosen`: every protocol of it was requested.
+pub fn is_requested(requested: &HeaderValue, chosen: &HeaderValue) -> bool {
+    let mut chosen = protocol_names(chosen.as_bytes()).peekable();
+    let is_known =
+        |name: &str| protocol_names(requested.as_bytes()).any(|own| own.eq_ignore_ascii_case(name));
+    chosen.peek().is_some() && chosen.all(is_known)
+}
+
+/// Joins the protocols that may be passed on. After a switch the bytes are opaque, so a switch to another version
+/// of HTTP, or to TLS with HTTP inside, would open every path of the target. h2c is also obsolete (RFC 9113,
+/// 3.1), and clients that offer it continue without.
+fn passed_on<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<HeaderValue> {
+    let mut joined = String::new();
+    for name in values.flat_map(protocol_names) {
+        if carries_http(name) {
+            continue;
+        }
+        if !joined.is_empty() {
+            joined.push_str(", ");
+        }
+        joined.push_str(name);
+        if joined.len() > PROTOCOLS_MAX_BYTES {
+            return None;
+        }
+    }
+    let value = HeaderValue::try_from(joined).ok()?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn protocol_names(value: &[u8]) -> impl Iterator<Item = &str> {
+    // Text that is not ASCII names no protocol.
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let names = text.split(',').map(|name| name.trim_matches([' ', '\t']));
+    names.filter(|name| !name.is_empty() && name.bytes().all(|b| b == b' ' || b.is_ascii_graphic()))
+}
+
+fn carries_http(protocol: &str) -> bool {
+    let end = protocol.find(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let name = protocol[..end.unwrap_or(protocol.len())].to_ascii_lowercase();
+    // The drafts of HTTP/2 were named `h2c-14` and so on.
+    matches!(&*name, "http" | "shttp" | "tls" | "ssl" | "h3") || name.starts_with("h2")
+}
+
+/// Like [`to_wire`], with the protocols of a switch (W-65).
 ///
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.
-pub fn to_wire_for_websocket(
+pub fn to_wire_with_upgrade(
     map: &HeaderMap,
+    protocols: &HeaderValue,
     skip: impl Fn(&HeaderName) -> bool,
 ) -> Result<Headers, FrameError> {
     let mut builder = builder(map, skip)?;
-    builder.push(header::UPGRADE.as_str().as_bytes(), WEBSOCKET.as_bytes())?;
+    builder.push(header::UPGRADE.as_str().as_bytes(), protocols.as_bytes())?;
     Ok(builder.build())
 }
 
@@ -192,6 +248,59 @@ mod tests {
             let mut builder = HeadersBuilder::default();
             builder.push(name, value).unwrap();
             assert_eq!(from_wire(&builder.build()), Err(InvalidHeader), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn upgrade_to_http_is_not_passed_on() {
+        let protocols = |connection: &'static str, upgrades: &[&'static str]| {
+            let mut map = HeaderMap::new();
+            map.append(header::CONNECTION, HeaderValue::from_static(connection));
+            for upgrade in upgrades {
+                map.append(header::UPGRADE, HeaderValue::from_static(upgrade));
+            }
+            let value = upgrade_protocols(&map)?;
+            Some(value.to_str().unwrap().to_owned())
+        };
+        for (upgrades, expected) in [
+            (&["websocket"] as &[&str], Some("websocket")),
+            (&["WebSocket"], Some("WebSocket")),
+            (&["tcp"], Some("tcp")),
+            (&["SPDY/3.1"], Some("SPDY/3.1")),
+            (&["tls-icap"], Some("tls-icap")),
+            (&["docker raw stream"], Some("docker raw stream")),
+            (&["h2c, foo/2 ,bar", "baz"], Some("foo/2, bar, baz")),
+            (&["h2c"], None),
+            (&["H2C;q=1"], None),
+            (&["h2"], None),
+            (&["h2c-14"], None),
+            (&["HTTP/2.0"], None),
+            (&["TLS/1.2, HTTP/1.1"], None),
+            (&[", ,"], None),
+            (&[], None),
+        ] {
+            assert_eq!(
+                protocols("keep-alive, Upgrade", upgrades).as_deref(),
+                expected
+            );
+            assert_eq!(protocols("close", upgrades), None, "{upgrades:?}");
+        }
+    }
+
+    #[test]
+    fn switch_must_be_to_a_requested_protocol() {
+        let requested = HeaderValue::from_static("foo/2, WebSocket");
+        assert!(has_websocket(&requested));
+        for (chosen, expected) in [
+            ("websocket", true),
+            ("FOO/2", true),
+            ("foo/2, websocket", true),
+            ("foo/3", false),
+            ("foo/2, bar", false),
+            ("", false),
+        ] {
+            let chosen = HeaderValue::from_static(chosen);
+            assert_eq!(is_requested(&requested, &chosen), expected, "{chosen:?}");
         }
     }
 }

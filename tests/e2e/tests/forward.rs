@@ -382,6 +382,111 @@ async fn websocket_passes_by_endpoint_and_proxy() {
     assert_eq!(&body, b"no");
 }
 
+/// W-65: any protocol, with the small body of its request, and each direction's own end.
+#[tokio::test]
+async fn other_protocols_pass_with_a_small_body() {
+    let site = ForwardEnv::start().await;
+    let internal = site.env.relay.internal().addr();
+    let text = format!(
+        "POST /v1/endpoints/chat/exec/1/start HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
+         Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c, tcp\r\nHTTP2-Settings: AAMAAABk\r\n\
+         Content-Length: 12\r\n\r\n{{\"Tty\":true}}",
+        site.env.caller.basic()
+    );
+    let asking = ask(internal, &text);
+    let answering = async {
+        let (mut target, asked) = site.asked().await;
+        let lower = asked.to_lowercase();
+        assert!(lower.contains("upgrade: tcp\r\n"), "{asked}");
+        assert!(lower.contains("content-length: 12\r\n"), "{asked}");
+        assert!(
+            !lower.contains("h2c") && !lower.contains("http2-settings"),
+            "{asked}"
+        );
+        let mut body = [0; 12];
+        within(target.read_exact(&mut body)).await.unwrap();
+        assert_eq!(&body, b"{\"Tty\":true}");
+        let answer = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n$ ";
+        target.write_all(answer.as_bytes()).await.unwrap();
+        target
+    };
+    let ((mut client, head), mut target) = tokio::join!(asking, answering);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.to_lowercase().contains("upgrade: tcp\r\n"), "{head}");
+    let mut prompt = [0; 2];
+    within(client.read_exact(&mut prompt)).await.unwrap();
+    assert_eq!(&prompt, b"$ ");
+    client.write_all(b"exit\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let (sent, end) = rest(&mut target).await;
+    end.unwrap();
+    assert_eq!(sent, b"exit\n");
+    // The other direction goes on after that end.
+    target.write_all(b"bye").await.unwrap();
+    drop(target);
+    let (heard, end) = rest(&mut client).await;
+    end.unwrap();
+    assert_eq!(heard, b"bye");
+}
+
+/// A protocol that the caller did not ask for, and one that would carry HTTP past the policy.
+#[tokio::test]
+async fn switch_is_bounded_by_what_was_requested() {
+    let site = ForwardEnv::start().await;
+    let internal = site.env.relay.internal().addr();
+    let text = |upgrade: &str| {
+        format!(
+            "GET /v1/endpoints/chat/ HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
+             Connection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n",
+            site.env.caller.basic()
+        )
+    };
+    for (upgrade, has_upgrade, answer, expected) in [
+        (
+            "foo/1",
+            true,
+            "HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: bar\r\n\r\n",
+            "502",
+        ),
+        (
+            "h2c",
+            false,
+            "HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            "502",
+        ),
+        (
+            "TLS/1.2",
+            false,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            "200",
+        ),
+        (
+            "foo/1",
+            true,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            "200",
+        ),
+    ] {
+        let text = text(upgrade);
+        let asking = ask(internal, &text);
+        let answering = async {
+            let (mut target, asked) = site.asked().await;
+            assert_eq!(
+                asked.to_lowercase().contains("upgrade:"),
+                has_upgrade,
+                "{asked}"
+            );
+            target.write_all(answer.as_bytes()).await.unwrap();
+            target
+        };
+        let ((_client, head), _target) = tokio::join!(asking, answering);
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{upgrade}: {head}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn idle_raw_stream_costs_less_than_64_kib() {
     const STREAMS: u64 = 2000;

@@ -1,9 +1,10 @@
-//! The spelling of field names towards HTTP/1.1 targets and callers.
+//! The spelling of field names towards HTTP/1.1 targets and callers, and the name of the bridge in its own
+//! requests.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use support::recorder::{RawRequest, Sending, talk};
 use support::setup::Endpoint;
-use support::{Ask, RawTarget, TIMEOUT, TestEnv};
+use support::{Ask, RawTarget, TIMEOUT, TestEnv, eventually};
 
 #[tokio::test]
 async fn field_names_have_their_usual_spelling() {
@@ -79,4 +80,26 @@ async fn caller_gets_the_usual_spelling_if_configured() {
         let text = String::from_utf8_lossy(&heard.raw()).into_owned();
         assert!(text.contains(spelling), "{text}");
     }
+}
+
+/// Some firewalls and servers refuse requests without `User-Agent`.
+#[tokio::test]
+async fn health_check_has_a_user_agent() {
+    let target = RawTarget::start("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let endpoint = Endpoint::new("t", target.url("/")).set("health_path", "/health");
+    let _env = TestEnv::bare()
+        .bridge(|bridge| bridge.set("targets.health_interval", "200ms"))
+        .endpoint(endpoint)
+        .start()
+        .await;
+    eventually(TIMEOUT, "a health check", async || {
+        !target.requests().is_empty()
+    })
+    .await;
+    let request = target.last_request();
+    assert!(request.starts_with("GET /health HTTP/1.1\r\n"), "{request}");
+    assert!(
+        request.contains("\r\nUser-Agent: integration-bridge/"),
+        "{request}"
+    );
 }

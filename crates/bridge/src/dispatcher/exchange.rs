@@ -17,7 +17,7 @@ pub(super) use dispatch::ExchangeRequest;
 use super::deadlines::{Deadlines, timed_out};
 use super::refusal::refused as refused_by;
 use super::signed::{NonceReservation, NonceStore};
-use super::{Active, Records, delivery, raw, websocket};
+use super::{Active, Records, delivery, raw, upgrade};
 use crate::credentials::Cleaner;
 use crate::deliveries::Deliveries;
 use crate::quota::{Quota, QuotaPermit};
@@ -31,7 +31,7 @@ use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
-use transport::http::wire_asks_for_websocket;
+use transport::http::wire_upgrade;
 use transport::{Incoming, RecvStream, SendStream};
 
 /// Runs an exchange to its end.
@@ -105,7 +105,8 @@ impl Exchange {
         // Held until the response was forwarded: the quota counts whole exchanges.
         let _permit = self.acquire_quota(&candidate)?;
         let is_connect = matches!(self.head.target, RequestTarget::Connect { .. });
-        let is_raw = is_connect || wire_asks_for_websocket(&self.head.headers);
+        let protocols = wire_upgrade(&self.head.headers);
+        let is_raw = is_connect || protocols.is_some();
         if self.must_be_signed() {
             if is_raw {
                 let detail =
@@ -118,15 +119,20 @@ impl Exchange {
         if is_connect {
             return Box::pin(raw::serve(self, &candidate, recv)).await;
         }
-        if is_raw {
-            return Box::pin(websocket::serve(self, &candidate, recv)).await;
+        if let Some(protocols) = protocols {
+            return Box::pin(upgrade::serve(self, &candidate, &protocols, recv)).await;
         }
+        let bytes_max = self.request_max(&candidate);
+        let body = RequestBody::new(recv, self.head.body, bytes_max)?;
+        self.dispatch(&candidate, body).await
+    }
+
+    /// Returns how many bytes the body of the request may have.
+    pub(super) fn request_max(&self, candidate: &Candidate) -> Option<u64> {
         let limits = &self.active.config.limits;
         let bytes_max = limits.request_max.map(|size| size.bytes());
         let quota = self.active.quotas.of(candidate.rule());
-        let bytes_max = quota.map_or(bytes_max, |quota| quota.request_max(bytes_max));
-        let body = RequestBody::new(recv, self.head.body, bytes_max)?;
-        self.dispatch(&candidate, body).await
+        quota.map_or(bytes_max, |quota| quota.request_max(bytes_max))
     }
 
     /// Serves an exchange that must be signed: its body is buffered until its digest is verified.

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use protocol::frame::{Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
-use transport::http::{FrameError, to_wire, to_wire_for_websocket};
+use transport::http::{FrameError, to_wire, to_wire_with_upgrade};
 
 /// Returns whether the caller holds its body back until the target wants it.
 pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
@@ -35,15 +35,18 @@ pub(super) fn request_headers(
     to_wire(&headers, |name| is_not_for_target(name, kind)).map_err(too_large)
 }
 
-/// Returns the fields of a request to switch to WebSocket.
+/// Returns the fields of a request to switch to one of these protocols.
 ///
 /// # Errors
 /// `headers_too_large`.
-pub(super) fn websocket_headers(
+pub(super) fn upgrade_headers(
     headers: &HeaderMap,
+    protocols: &HeaderValue,
     kind: &IngressKind<'_>,
 ) -> Result<Headers, Problem> {
-    to_wire_for_websocket(headers, |name| is_not_for_target(name, kind)).map_err(too_large)
+    // The relay has the whole body, and the bridge sends it at once.
+    let skip = |name: &HeaderName| is_not_for_target(name, kind) || *name == header::EXPECT;
+    to_wire_with_upgrade(headers, protocols, skip).map_err(too_large)
 }
 
 fn is_not_for_target(name: &HeaderName, kind: &IngressKind<'_>) -> bool {

@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::data_plane::DataPlane;
 use crate::problem::Problem;
 use crate::routing::select_tunnel::RouteTarget;
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use policy::Target;
@@ -112,7 +113,7 @@ async fn connect(
     let upgrade = hyper::upgrade::on(&mut request);
     let exchange_request =
         pass::raw_request(data, principal, &Method::CONNECT, Headers::default(), kind);
-    let mut result = raw::open(data, exchange_request, permit).await;
+    let mut result = raw::open(data, exchange_request, Bytes::new(), permit).await;
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), 0);
     let (received, raw) = result?;

@@ -2,11 +2,11 @@
 //!
 //! Path and query pass byte for byte. Header fields pass unchanged, except for those of the connection and
 //! the relay's own. A body of known length up to 16 KiB travels with the head; any other streams, in both
-//! directions at once. After a WebSocket handshake that the target accepts, raw bytes pass.
+//! directions at once. After a switch of protocols that the target accepts (WebSocket and others), raw bytes pass.
 
 use super::bodies::{DrainOnDrop, with_declared_length};
 use super::fields::{
-    expects_continue, request_headers, response_head, response_headers, websocket_headers,
+    expects_continue, request_headers, response_head, response_headers, upgrade_headers,
 };
 use super::hop_headers::{self, Caller};
 use super::raw;
@@ -30,7 +30,7 @@ use runtime::body::IdleTimeoutBody;
 use std::sync::Arc;
 use std::time::Duration;
 use transport::handle::INLINE_MAX_BYTES;
-use transport::http::{WEBSOCKET, asks_for_websocket};
+use transport::http::{WEBSOCKET, has_websocket, upgrade_protocols, wire_upgrade};
 
 /// Makes the error of a caller that sends nothing of its body.
 type IdleError = fn(Duration) -> UploadError;
@@ -66,8 +66,18 @@ pub(crate) async fn on(
             "HTTP/1.0 is not supported here; use HTTP/1.1 or HTTP/2",
         ));
     }
-    if request.version() == Version::HTTP_11 && asks_for_websocket(request.headers()) {
-        return Box::pin(websocket(data, principal, connection, request, kind)).await;
+    if request.version() == Version::HTTP_11
+        && let Some(protocols) = upgrade_protocols(request.headers())
+        && may_switch(&protocols, request.body())?
+    {
+        return Box::pin(upgrade(
+            data,
+            principal,
+            connection,
+            (request, protocols),
+            kind,
+        ))
+        .await;
     }
     let permit = data.begin(principal)?;
     // A problem document keeps the permit until it is written, as any response does.
@@ -152,34 +162,47 @@ async fn outbound(
     Ok(Outbound::Whole(bytes))
 }
 
-/// Passes on a request to switch to WebSocket. The target decides.
-async fn websocket(
-    data: &Arc<DataPlane>,
-    principal: &Principal,
-    connection: &Arc<Connection>,
-    mut request: Request<Incoming>,
-    kind: IngressKind<'_>,
-) -> Result<Response<Body>, Problem> {
-    if !request.body().is_end_stream() {
+/// Whether a request may switch protocols. A body must be small, because the bytes after it are not HTTP: with a
+/// larger one the request is passed on without the switch, which any server may ignore (RFC 9110, 7.8).
+fn may_switch(protocols: &HeaderValue, body: &Incoming) -> Result<bool, Problem> {
+    if body.is_end_stream() {
+        return Ok(true);
+    }
+    if has_websocket(protocols) {
         return Err(Problem::invalid(
             "a WebSocket handshake must not have a body (RFC 6455, 4.1)",
         ));
     }
+    let bytes = body.size_hint().exact();
+    Ok(bytes.is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64))
+}
+
+/// Passes on a request to switch protocols. The target decides.
+async fn upgrade(
+    data: &Arc<DataPlane>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    (mut request, protocols): (Request<Incoming>, HeaderValue),
+    kind: IngressKind<'_>,
+) -> Result<Response<Body>, Problem> {
     let permit = data.begin(principal)?;
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
     let upgrade = hyper::upgrade::on(&mut request);
     let (uri, version) = (request.uri().clone(), request.version());
     add_hop_headers(data, connection, (&uri, version), request.headers_mut());
-    let fields = websocket_headers(request.headers(), &kind)?;
+    let fields = upgrade_headers(request.headers(), &protocols, &kind)?;
+    let is_for_head = *request.method() == Method::HEAD;
     let exchange_request = raw_request(data, principal, request.method(), fields, kind);
-    let mut result = raw::open(data, exchange_request, permit).await;
+    let body = switching_body(data, request.body_mut(), &permit).await?;
+    let up = body.len() as u64;
+    let mut result = raw::open(data, exchange_request, body, permit).await;
     let recorded = result.as_mut().map(|(received, _)| received);
-    recording.end(recorded.map_err(|failure| &*failure), 0);
+    recording.end(recorded.map_err(|failure| &*failure), up);
     let (received, raw) = result?;
     if received.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
-        let mut response = response_head(&received.head, false)?;
+        let mut response = response_head(&received.head, is_for_head)?;
         hop_headers::add_to_response(data.config.hops, response.headers_mut());
-        // What the client sends next may be meant for WebSocket, so it must not be read as a request.
+        // What the client sends next may be meant for the other protocol, so it must not be read as a request.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         *response.body_mut() = received.body.into();
@@ -191,9 +214,31 @@ async fn websocket(
     *headers = response_headers(&received.head)?;
     hop_headers::add_to_response(data.config.hops, headers);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    // A bridge that knows no other protocol names none.
+    let chosen = wire_upgrade(&received.head.headers);
+    let chosen = chosen.unwrap_or_else(|| HeaderValue::from_static(WEBSOCKET));
+    headers.insert(header::UPGRADE, chosen);
     raw.begin(upgrade, received.body, connection.clone());
     Ok(response)
+}
+
+/// Reads the small body of a request to switch protocols.
+async fn switching_body(
+    data: &DataPlane,
+    body: &mut Incoming,
+    permit: &ExchangePermit,
+) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let idle = data.limits().caller_idle_timeout.0;
+    let limits = BodyLimits {
+        max_bytes: INLINE_MAX_BYTES as u64,
+        total: idle,
+        idle,
+    };
+    let mut memory = permit.reservation();
+    Ok(collect_body(body, limits, &mut memory).await?)
 }
 
 /// Adds `Via` and `Forwarded` to a request, if the config enables them.

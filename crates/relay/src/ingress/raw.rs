@@ -1,4 +1,4 @@
-//! Raw bytes between a caller and a stream: after CONNECT, and after a WebSocket handshake.
+//! Raw bytes between a caller and a stream: after CONNECT, and after a switch of protocols, such as to WebSocket.
 //!
 //! The exchange begins with a request body that has no bytes yet. When the target has accepted and hyper has
 //! released the caller's connection, the body reads from that connection, and the response is written to it.
@@ -36,8 +36,10 @@ struct RawReader {
     ended: Option<oneshot::Sender<()>>,
 }
 
-/// The request's body: pending until the caller's connection is raw, then what the caller sends.
+/// The request's body: its own, pending until the caller's connection is raw, then what the caller sends.
 pub(crate) struct RawBody {
+    /// The body that the request had before it became raw.
+    front: Bytes,
     connecting: Option<oneshot::Receiver<RawReader>>,
     reader: Option<RawReader>,
 }
@@ -48,7 +50,7 @@ pub(super) struct RawStream {
     reader: oneshot::Sender<RawReader>,
 }
 
-/// Sends a request whose body has no end before its response, and waits for the response's head. The caller's
+/// Sends a request whose body has no end before its response (but begins with `front`), and waits for the response's head. The caller's
 /// bytes pass once [`RawStream::begin`] is called.
 ///
 /// # Errors
@@ -56,10 +58,12 @@ pub(super) struct RawStream {
 pub(super) async fn open(
     data: &DataPlane,
     request: ExchangeRequest<'_>,
+    front: Bytes,
     permit: ExchangePermit,
 ) -> Result<(TunnelResponse, RawStream), Failure> {
     let (reader, connecting) = oneshot::channel();
     let body = RawBody {
+        front,
         connecting: Some(connecting),
         reader: None,
     };
@@ -92,6 +96,10 @@ impl Body for RawBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
+        if !this.front.is_empty() {
+            let front = std::mem::take(&mut this.front);
+            return Poll::Ready(Some(Ok(Frame::data(front))));
+        }
         if let Some(connecting) = &mut this.connecting {
             let reader = std::task::ready!(Pin::new(connecting).poll(cx));
             this.connecting = None;

@@ -1,11 +1,14 @@
-//! A request to switch to WebSocket (W-65). The target responds; if it agrees, bytes are raw from then on.
+//! A request to switch to another protocol, such as WebSocket (W-65). The target responds; if it agrees, bytes
+//! are raw from then on.
 
 use super::exchange::{Exchange, ExchangeRequest};
 use super::{raw, response};
 use crate::credentials::Injection;
 use crate::credentials::alm::SessionEnd;
+use bytes::BytesMut;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use http_client::{
     Attempts, Client, Connection, Executed, NoResponse, Outgoing, Progress, Replay, RequestBody,
     RequestPlan,
@@ -15,10 +18,11 @@ use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, RequestTarget, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::RecvStream;
-use transport::http::{WEBSOCKET, to_wire};
+use transport::handle::INLINE_MAX_BYTES;
+use transport::http::{is_requested, to_wire_with_upgrade};
 
-/// The request of a WebSocket handshake.
-struct Handshake<'a>(ExchangeRequest<'a>);
+/// The request, with the protocols that it asks for.
+struct Handshake<'a>(ExchangeRequest<'a>, HeaderValue);
 
 impl Outgoing for Handshake<'_> {
     fn approved(&self) -> impl Future<Output = Result<Vec<Approved>, Failure>> + Send {
@@ -29,7 +33,7 @@ impl Outgoing for Handshake<'_> {
         let mut head = self.0.head(approved)?;
         let fields = head.headers_mut();
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        fields.insert(header::UPGRADE, self.1.clone());
         Ok(head)
     }
 
@@ -58,8 +62,10 @@ impl Outgoing for Handshake<'_> {
 pub(super) async fn serve(
     exchange: &mut Exchange,
     candidate: &Candidate,
-    recv: RecvStream,
+    protocols: &HeaderValue,
+    mut recv: RecvStream,
 ) -> Result<(), Failure> {
+    let body = body(exchange, candidate, &mut recv).await?;
     let active = exchange.active.clone();
     let settings = match &exchange.head.target {
         RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
@@ -69,9 +75,10 @@ pub(super) async fn serve(
     let mut injection = exchange.injection(candidate)?;
     let client_cert = injection.as_ref().and_then(Injection::client_cert);
     let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
-    // WebSocket over HTTP/2 (RFC 8441) is not supported here, so HTTP/2 is not offered.
+    // HTTP/2 has no upgrade, and WebSocket over it (RFC 8441) is not supported here: it is not offered.
     let plan = RequestPlan {
         connect_timeout: exchange.connect_timeout(candidate),
+        is_upgrade: true,
         ..RequestPlan::new(candidate, pool_key.http1_only())
     };
     if let Some(injection) = &mut injection
@@ -82,14 +89,15 @@ pub(super) async fn serve(
             .await?;
     }
     exchange.cleaner = injection.as_ref().map(Injection::cleaner);
-    // The target gets a request without a body: the frames that follow are not HTTP.
-    exchange.head.body = BodyLength::None;
     let mut attempts = Attempts::new(Replay::Never, 1);
-    let mut handshake = Handshake(ExchangeRequest {
-        exchange,
-        candidate,
-        injection: injection.as_ref(),
-    });
+    let mut handshake = Handshake(
+        ExchangeRequest {
+            exchange,
+            candidate,
+            injection: injection.as_ref(),
+        },
+        protocols.clone(),
+    );
     let opening = active
         .client
         .open_new(&plan, &handshake, attempts.reuse())
@@ -103,7 +111,7 @@ pub(super) async fn serve(
             &plan,
             (approved, connection),
             &mut handshake,
-            RequestBody::empty(),
+            body,
             &mut attempts,
         )
         .await?;
@@ -125,25 +133,72 @@ pub(super) async fn serve(
         let response = response.map(response::PeekedBody::from);
         return response::forward(exchange, response, connection, &progress).await;
     }
-    switch(exchange, candidate, response, recv).await
+    switch(exchange, candidate, (protocols, response), recv).await
+}
+
+/// Returns the body of the request: what its length announces. The bytes that follow are not HTTP.
+async fn body(
+    exchange: &mut Exchange,
+    candidate: &Candidate,
+    recv: &mut RecvStream,
+) -> Result<RequestBody, Failure> {
+    let invalid = |detail: &str| Failure::not_dispatched(Code::InvalidRequest, detail);
+    let fields = exchange.head.headers.iter();
+    let mut lengths = fields.filter(|(name, _)| *name == b"content-length");
+    let Some((_, length)) = lengths.next() else {
+        exchange.head.body = BodyLength::None;
+        return Ok(RequestBody::empty());
+    };
+    let length = std::str::from_utf8(length).ok();
+    let length = length.and_then(|text| text.parse::<usize>().ok());
+    let length = length.filter(|bytes| *bytes <= INLINE_MAX_BYTES);
+    let length = length.ok_or_else(|| {
+        invalid(&format!(
+            "the body of a request to switch protocols must have a known length of at most \
+             {INLINE_MAX_BYTES} bytes"
+        ))
+    })?;
+    if exchange
+        .request_max(candidate)
+        .is_some_and(|max| length as u64 > max)
+    {
+        let detail = "the request's body is larger than this bridge passes on (limits.request_max)";
+        return Err(Failure::not_dispatched(Code::RequestTooLarge, detail));
+    }
+    let reading = async {
+        let mut bytes = BytesMut::with_capacity(length);
+        while bytes.len() < length {
+            let frame = recv.frame().await.transpose()?;
+            let data = frame.and_then(|frame| frame.into_data().ok());
+            let data = data.ok_or_else(|| invalid("the request's body is incomplete"))?;
+            bytes.extend_from_slice(&data);
+        }
+        // The relay waits for the switch before it sends more.
+        if bytes.len() > length {
+            return Err(invalid(
+                "bytes follow the request before the target has switched protocols",
+            ));
+        }
+        Ok(bytes.freeze())
+    };
+    let bytes = exchange.before_dispatch(reading).await?;
+    exchange.head.body = BodyLength::Known(length as u64);
+    Ok(RequestBody::from_bytes(bytes, exchange.head.body))
 }
 
 async fn switch(
     exchange: &mut Exchange,
     candidate: &Candidate,
-    mut response: Response<Incoming>,
+    (requested, mut response): (&HeaderValue, Response<Incoming>),
     recv: RecvStream,
 ) -> Result<(), Failure> {
     let failed = |detail: String| Failure::new(Code::TargetProtocol, Execution::Executed, detail);
-    let is_websocket = response
-        .headers()
-        .get(header::UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
-    if !is_websocket {
+    let chosen = response.headers().get(header::UPGRADE);
+    let Some(chosen) = chosen.filter(|chosen| is_requested(requested, chosen)) else {
         let detail = "the target switched to another protocol, which was not requested";
         return Err(failed(detail.into()));
-    }
-    let headers = to_wire(response.headers(), |_| false).map_err(|error| {
+    };
+    let headers = to_wire_with_upgrade(response.headers(), chosen, |_| false).map_err(|error| {
         failed(format!(
             "the head of the target's response cannot be passed on: {error}"
         ))

@@ -521,7 +521,7 @@ fn hello_with_the_longest_lists_decodes() {
     for count in [0, 1, ABANDONED_MAX] {
         let frame = frame(count);
         let wire = frame.encode().unwrap();
-        assert!(wire.len() > HEAD_MAX_BYTES - 8 * 1024, "{}", wire.len());
+        assert!(wire.len() > 40 * 1024, "{}", wire.len());
         assert!(Frame::decode(wire) == Ok(Some(frame)), "{count} abandoned");
     }
 }
@@ -574,7 +574,10 @@ fn value_above_its_limit_does_not_encode() {
         };
         assert_eq!(frame.encode(), Err(FrameError::Payload));
     }
-    let block = [b"\0\x01\xff\xffn".as_slice(), &[0; 0xffff]].concat();
+    // Two of the longest values do not fit a head.
+    let block = [b"\0\x01\xff\xffn".as_slice(), &[0; 0xffff]]
+        .concat()
+        .repeat(2);
     assert_eq!(Headers::from_block(block.into()), Err(FrameError::TooLarge));
 }
 

@@ -575,7 +575,9 @@ fn value_above_its_limit_does_not_encode() {
         assert_eq!(frame.encode(), Err(FrameError::Payload));
     }
     // Two of the longest values do not fit a head.
-    let block = [b"\0\x01\xff\xffn".as_slice(), &[0; 0xffff]].concat().repeat(2);
+    let block = [b"\0\x01\xff\xffn".as_slice(), &[0; 0xffff]]
+        .concat()
+        .repeat(2);
     assert_eq!(Headers::from_block(block.into()), Err(FrameError::TooLarge));
 }
 

@@ -466,7 +466,7 @@ async fn administrative_actions_leave_audit_rows(database: TestDatabase) {
 async fn audit_rows_are_filtered(database: TestDatabase) {
     let storage = database.open().await;
     let long = "x".repeat(200);
-    let row = |tenant: &str, action, object: &str, result, detail: &str| audit::AuditEvent {
+    let row = |tenant: &str, action, object: &str, result, detail: &str| AuditEvent {
         tenant: tenant.into(),
         actor: "k".into(),
         action,
@@ -474,7 +474,7 @@ async fn audit_rows_are_filtered(database: TestDatabase) {
         result,
         count: 1,
         detail: detail.to_owned(),
-        ..audit::AuditEvent::default()
+        ..AuditEvent::default()
     };
     let rows = [
         row("a", "call", "call_1", "ok", r#"{"host":"h","status":404}"#),

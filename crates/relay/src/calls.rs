@@ -8,6 +8,8 @@
 //! `deliver` the call is stored, and `deliveries` sends it. `ingress::calls` reads a call and executes it; here
 //! are idempotency, storage and the audit record, which belong to the control plane.
 
+mod cancelled;
+
 use crate::access::Object;
 use crate::access::Principal;
 use crate::body::{Body, CallBody};
@@ -25,6 +27,7 @@ use crate::routing;
 use crate::storage::audit::AuditEvent;
 use crate::storage::idempotency::CALL;
 use bytes::Bytes;
+use cancelled::CancelGuard;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -352,6 +355,15 @@ async fn execute(
         bridge: call.call.bridge.clone(),
         bytes: call.call.body.len(),
     };
+    let cancelled = CancelGuard {
+        control,
+        principal,
+        name,
+        host: listed.host.clone(),
+        bridge: listed.bridge.clone(),
+        started,
+        is_armed: true,
+    };
     let listed = control.recent_calls.begin(&principal.tenant, listed);
     let (target, executed) = calls::execute(&control.data, principal, call, name, started).await;
     let calls::Executed {
@@ -359,6 +371,7 @@ async fn execute(
         bridge,
         mut memory,
     } = executed;
+    cancelled.disarm();
     let route = route_of(&result, bridge.as_deref());
     listed.end(&CallEnd {
         result: result

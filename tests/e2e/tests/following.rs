@@ -177,6 +177,36 @@ async fn refused_call_has_its_reason_everywhere() {
 }
 
 #[tokio::test]
+async fn call_that_its_caller_leaves_is_recorded() {
+    let world = followed().await;
+    let call = json!({"url": world.target.url("/hang"), "label": "left alone"});
+    let mut calling = Box::pin(world.call(call));
+    let find = async |state: &str| {
+        let path = format!("/v1/calls?label=left%20alone&state={state}");
+        let page = world.get(path, &world.caller).await;
+        page["calls"][0]["id"].as_str().map(str::to_owned)
+    };
+    let id = tokio::select! {
+        answer = &mut calling => panic!("{}", answer.text()),
+        id = eventually(TIMEOUT, "the call in progress", async || find("attempting").await) => id,
+    };
+    world.target.wait_for_requests(1, TIMEOUT).await;
+    drop(calling);
+    eventually(TIMEOUT, "the cancelled call", async || {
+        find("cancelled").await
+    })
+    .await;
+    let rows = audited(&world, &format!("object={id}&result=cancelled"), 1).await;
+    assert_eq!(rows[0]["execution"], "possibly_executed");
+    logged(
+        world.relay.process(),
+        &[&id, "request failed", "code=cancelled"],
+    )
+    .await;
+    logged(world.bridge.process(), &[&id, "request failed"]).await;
+}
+
+#[tokio::test]
 async fn delivery_is_followed_through_its_retries() {
     let world = followed().await;
     let url = world.target.url("/status/500");

@@ -161,7 +161,10 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
 /// Gets the endpoint and the status of each response of an endpoint. The health of endpoints uses it, and itself
 /// makes requests: a call keeps the dispatcher free of it.
 #[derive(Clone)]
-pub(crate) struct OnResponse(Arc<dyn Fn(&str, u16) + Send + Sync>);
+pub(crate) struct OnResponse(Arc<Note>);
+
+/// Takes the endpoint and the status.
+type Note = dyn Fn(&str, u16) + Send + Sync;
 
 impl OnResponse {
     pub(crate) fn new(note: impl Fn(&str, u16) + Send + Sync + 'static) -> Self {

@@ -318,9 +318,10 @@ mod tests {
                     *running
                 };
                 let _guard = Guard(running);
-                let mut most = most.lock().unwrap();
-                *most = now.max(*most);
-                drop(most);
+                {
+                    let mut most = most.lock().unwrap();
+                    *most = now.max(*most);
+                }
                 fake(address).await
             }
         };

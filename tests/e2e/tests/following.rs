@@ -30,10 +30,8 @@ fn id_of(answer: &Answer) -> String {
 async fn logged(process: &Running, texts: &[&str]) -> String {
     let what = format!("a line of {} with {texts:?}", process.name());
     eventually(TIMEOUT, &what, async || {
-        let lines = process.log().into_iter().map(|line| line.text);
-        lines
-            .filter(|line| texts.iter().all(|text| line.contains(text)))
-            .last()
+        let mut lines = process.log().into_iter().map(|line| line.text);
+        lines.rfind(|line| texts.iter().all(|text| line.contains(text)))
     })
     .await
 }

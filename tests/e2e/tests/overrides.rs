@@ -1,5 +1,4 @@
 //! Header fields that replace the method or the path at some targets do not pass a rule that restricts them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use support::setup::{Allow, Endpoint};
 use support::{Ask, RawTarget, TIMEOUT, TestEnv};

@@ -488,7 +488,7 @@ mod tests {
         let database = Database::Sqlite(dir.path().join("relay.db"));
         let storage = Storage::open(&database).await.unwrap();
         let long = Duration::from_secs(3600);
-        let auditing = Auditing::start(storage.clone(), long);
+        let auditing = Auditing::start(storage, long);
         let bridge: Arc<str> = "b1".into();
         let other = Principal {
             tenant: "other".into(),

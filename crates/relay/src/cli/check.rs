@@ -122,7 +122,7 @@ fn database_files(config: &Config, found: &mut Findings) {
         let key = format!("storage.url: {name}");
         match &*name {
             "sslrootcert" | "ssl-root-cert" => {
-                found.read(&key, inspect_ca_file(Path::new(&*value)))
+                found.read(&key, inspect_ca_file(Path::new(&*value)));
             }
             "sslcert" | "ssl-cert" => {
                 let read = runtime::pem::certificates(Path::new(&*value));

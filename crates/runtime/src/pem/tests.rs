@@ -392,7 +392,7 @@ fn file_that_cannot_be_read_is_explained() {
         assert!(told(&at("link")).contains("symbolic link to gone"));
         use std::os::unix::fs::PermissionsExt as _;
         fs::write(at("closed"), CERT).unwrap();
-        fs::set_permissions(at("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         // Root reads everything.
         if !rustix::process::geteuid().is_root() {
             let closed = told(&at("closed"));

@@ -26,6 +26,7 @@ pub use observer::handshake;
 pub(crate) use observer::{Observer, certificate_resolver};
 pub use tls::{after_handshake, silent};
 
+use runtime::peer_text::is_plain;
 use std::fmt;
 
 /// Longest text about what was found, in bytes. A peer chooses a part of it.
@@ -265,8 +266,7 @@ pub fn bounded(text: &str, max: usize) -> String {
         if !clean.is_empty() {
             clean.push(' ');
         }
-        // Characters that change the direction or the place of the text around them, and invisible ones.
-        clean.extend(word.chars().filter(|one| !is_invisible(*one)));
+        clean.extend(word.chars().filter(|one| is_plain(*one)));
         if clean.len() > max {
             let end = clean.floor_char_boundary(max);
             clean.truncate(end);
@@ -275,10 +275,6 @@ pub fn bounded(text: &str, max: usize) -> String {
         }
     }
     clean
-}
-
-fn is_invisible(one: char) -> bool {
-    matches!(one, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -161,10 +161,11 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// A CA's certificate in place of a server's. A self-signed one is not trusted either, but that is repaired with
-    /// `ca_file` only if it is no CA.
+    /// A CA's certificate in place of a server's. Many programs make themselves a self-signed one that is marked as a CA:
+    /// then it is only not trusted yet.
     pub(super) fn ca_certificate(&self) -> Diagnosis {
         match self.0.first() {
+            Some(leaf) if is_self_issued(leaf) => self.unknown_issuer(),
             Some(leaf) => Diagnosis::new(Cause::CaCertificate, subject(leaf.subject())),
             None => Cause::CaCertificate.into(),
         }

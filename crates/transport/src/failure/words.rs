@@ -299,7 +299,7 @@ impl Cause {
             Self::CaCertificate => (
                 "the server uses the certificate of a CA as its own",
                 "the certificate may issue others, and is not one of a server",
-                "issue a certificate for the server that is not a CA (basicConstraints CA:FALSE)",
+                "set ca_file to this certificate, or issue one for the server that is not a CA (basicConstraints CA:FALSE)",
             ),
             Self::WeakKey => (
                 "the key of the certificate, or of its issuer, is too short",

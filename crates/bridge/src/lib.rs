@@ -16,6 +16,7 @@
 //! control        the socket for commands on this machine; status is the response, stats its source
 //! doctor         checks everything between this machine, the relay and the targets
 //! audit          the audit file and its verification
+//! redact         removes secrets from a support bundle
 //! ```
 //!
 //! Frames, sessions and the connection to the relay are in the crate `transport`; the policy is the crate

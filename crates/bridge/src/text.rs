@@ -1,7 +1,8 @@
 //! Short text forms that several modules need: error chains and hexadecimal.
 
+pub(crate) use runtime::hex::{decode as unhex, encode as hex};
+
 use std::error::Error;
-use std::fmt::Write as _;
 
 /// Returns an error and its sources in one line, separated by `": "`.
 pub(crate) fn error_chain(error: &dyn Error) -> String {
@@ -17,27 +18,6 @@ pub(crate) fn error_chain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// Returns the bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Reads hexadecimal digits of either case. Returns `None` for any other text.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let text = text.as_bytes();
-    // `from_str_radix` accepts a sign, which is no hexadecimal digit.
-    if !text.len().is_multiple_of(2) || !text.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    text.chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }
 
 #[cfg(test)]

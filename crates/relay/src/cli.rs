@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use transport::workers::WorkerShare;
 
-/// Exit code of `audit verify`: no defect was found, and nothing shows that no row is missing.
+/// Exit code of `audit verify`: no defect was found, but rows may be missing.
 const UNPROVED: u8 = 4;
 
 /// Why a command failed.

@@ -34,7 +34,7 @@ const CALLER_HANDSHAKES_DIVISOR: u32 = 4;
 const FAILED_LINES_PER_SECOND: u32 = 20;
 
 /// The same about requests without a valid key.
-const STRANGER_LINES_PER_SECOND: u32 = 5;
+const UNAUTHENTICATED_LINES_PER_SECOND: u32 = 5;
 
 /// The state that the data path works on.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) struct DataPlane {
     /// Rate limiter for log lines about failed requests of authenticated callers.
     pub(crate) failed_requests: LogRateLimiter,
     /// Rate limiter for log lines about requests without a valid key.
-    pub(crate) strangers: LogRateLimiter,
+    pub(crate) unauthenticated_requests: LogRateLimiter,
     /// Rate limiter for log lines about connections that could not be accepted.
     pub(crate) failed_accepts: LogRateLimiter,
     /// Rate limiter for log lines about handshakes that got no permit in time.
@@ -132,7 +132,7 @@ impl DataPlane {
             unauthenticated: PendingPool::new(unauthenticated, connections.proven.clone()),
             connections,
             failed_requests: LogRateLimiter::new(FAILED_LINES_PER_SECOND),
-            strangers: LogRateLimiter::new(STRANGER_LINES_PER_SECOND),
+            unauthenticated_requests: LogRateLimiter::new(UNAUTHENTICATED_LINES_PER_SECOND),
             failed_accepts: LogRateLimiter::default(),
             late_handshakes: LogRateLimiter::default(),
             failed_handshakes: LogRateLimiter::default(),

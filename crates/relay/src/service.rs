@@ -2,7 +2,8 @@
 //!
 //! | path | method | role |
 //! | --- | --- | --- |
-//! | `/healthz`, `/readyz` | GET | |
+//! | `/healthz`, `/readyz` | GET, HEAD, OPTIONS | |
+//! | `/` and `*`, as `/readyz` | OPTIONS | |
 //! | `/metrics` (admin listener only) | GET | |
 //! | `/v1/tunnel` | GET | none: the bridge authenticates in the tunnel |
 //! | `/v1/calls` | POST | caller |

@@ -4,7 +4,7 @@
 //! a program that is started by this one keeps only the limit.
 
 /// Turns core dumps of this process off. Other processes of the same user can then neither trace it nor read its memory
-/// and environment; root still can, with a debugger for example. There is no switch: root needs none.
+/// and environment; root still can, with a debugger for example. No config key changes this: root can debug the process in any case.
 ///
 /// Systems without these settings keep their own.
 pub fn disable() {

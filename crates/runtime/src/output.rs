@@ -38,7 +38,7 @@ pub fn is_lost() -> bool {
 
 /// Prints a warning to standard error, if that is possible.
 pub fn warn(line: &str) {
-    let _ = writeln!(io::stderr(), "warning: {line}");
+    let _ = writeln!(io::stderr(), "warning: {}", escape(line));
 }
 
 /// Prints an error to standard error, if that is possible.

@@ -1,4 +1,4 @@
-//! Looks at a database without creating or changing anything, for `config check`.
+//! Checks a database without creating or changing anything, for `config check`.
 
 use crate::database::{Database, PostgresUrl};
 use crate::{StoreError, engine};
@@ -20,7 +20,7 @@ pub enum Probe {
     Ready,
 }
 
-/// Looks at a database.
+/// Checks a database.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] when it cannot be reached or is something else.

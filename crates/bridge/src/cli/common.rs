@@ -14,7 +14,7 @@ pub(super) const USAGE: u8 = 2;
 /// `policy test`: the request would be refused. `credential test`: a target rejects the credential.
 pub(super) const REFUSED: u8 = 3;
 
-/// `audit verify`: no defect was found, and the files do not show that nothing is missing.
+/// `audit verify`: no defect was found, but lines may be missing.
 pub(super) const UNPROVED: u8 = 4;
 
 /// An exit code, or the error to print.

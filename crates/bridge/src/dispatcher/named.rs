@@ -2,6 +2,7 @@
 //! asked for. A path comes without its query, which may hold secrets.
 
 use protocol::frame::{ContextText, RequestContext, RequestHead, RequestTarget};
+use runtime::peer_text::PeerText;
 
 /// Characters of a path in a log line.
 const PATH_MAX_CHARS: usize = 256;
@@ -70,8 +71,7 @@ pub(super) fn id(head: &RequestHead, context: &RequestContext) -> Option<String>
 
 /// Returns a text of the relay for the log: bounded, and without characters that a terminal interprets.
 fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_ascii_graphic() { c } else { '?' };
-    text.chars().take(PATH_MAX_CHARS).map(clean).collect()
+    PeerText::bounded(text, PATH_MAX_CHARS).to_string()
 }
 
 #[cfg(test)]
@@ -110,7 +110,10 @@ mod tests {
         let named = NamedRequest::new(&head(endpoint), &RequestContext::default());
         assert_eq!(named.endpoint.as_deref(), Some("alm"));
         let path = named.path.unwrap();
-        assert!(path.starts_with("/x?[31my") && path.len() == PATH_MAX_CHARS);
+        assert!(
+            path.starts_with("/x\\u001b[31my") && path.ends_with("y..."),
+            "{path}"
+        );
         assert_eq!(named.id, None);
     }
 

@@ -87,7 +87,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     }
 }
 
-/// Returns what to do about a failure that does not say it itself.
+/// Returns the remedy of a failure whose text has none.
 fn advice(code: Code) -> &'static str {
     match code {
         Code::TargetDns => "check the host name, and that the resolver of this machine knows it",
@@ -103,8 +103,12 @@ fn advice(code: Code) -> &'static str {
         Code::TargetClosed | Code::TargetProtocol => {
             "see the log of the target; check that scheme and port of the URL are correct"
         }
-        Code::RefusedByPolicy => "change the url of the endpoint, or its entry as the text says",
-        Code::InvalidRequest => "correct the endpoint, or store its credential, as the text says",
+        Code::RefusedByPolicy => {
+            "change the url of the endpoint, or its entry as the message states"
+        }
+        Code::InvalidRequest => {
+            "correct the endpoint, or store its credential, as the message states"
+        }
         Code::Unauthorized | Code::Forbidden => {
             "store the credential again: `integration-bridge credential set`"
         }

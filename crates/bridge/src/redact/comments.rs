@@ -3,9 +3,9 @@
 /// Replaces a comment.
 const COMMENT: &str = "# [comment removed]";
 
-/// Where a scan is.
+/// The state of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Scan {
     Plain,
     /// In a string of one line, with its quote.
     Short(char),
@@ -15,11 +15,11 @@ enum Place {
 
 /// Returns TOML without its comments. Lines keep their numbers.
 pub(crate) fn without_comments(text: &str) -> String {
-    let (stripped, place) = strip(text);
-    match place {
-        Place::Plain => stripped,
+    let (stripped, scan) = strip(text);
+    match scan {
+        Scan::Plain => stripped,
         // A string without its end hides the comments that follow: every `#` counts as one then.
-        Place::Short(_) | Place::Long(_) => text
+        Scan::Short(_) | Scan::Long(_) => text
             .lines()
             .map(|line| match line.split_once('#') {
                 Some((before, _)) => format!("{before}{COMMENT}\n"),
@@ -29,48 +29,48 @@ pub(crate) fn without_comments(text: &str) -> String {
     }
 }
 
-fn strip(text: &str) -> (String, Place) {
+fn strip(text: &str) -> (String, Scan) {
     let mut out = String::with_capacity(text.len());
-    let mut place = Place::Plain;
+    let mut scan = Scan::Plain;
     for line in text.lines() {
         let mut rest = line;
         while let Some(c) = rest.chars().next() {
             let mut taken = c.len_utf8();
-            match place {
-                Place::Plain if c == '#' => {
+            match scan {
+                Scan::Plain if c == '#' => {
                     out.push_str(COMMENT);
                     break;
                 }
-                Place::Plain if c == '"' || c == '\'' => {
-                    place = match rest.starts_with(long(c)) {
+                Scan::Plain if c == '"' || c == '\'' => {
+                    scan = match rest.starts_with(long(c)) {
                         true => {
                             taken = 3;
-                            Place::Long(c)
+                            Scan::Long(c)
                         }
-                        false => Place::Short(c),
+                        false => Scan::Short(c),
                     };
                 }
-                Place::Short(quote) if c == quote => place = Place::Plain,
-                Place::Long(quote) if rest.starts_with(long(quote)) => {
+                Scan::Short(quote) if c == quote => scan = Scan::Plain,
+                Scan::Long(quote) if rest.starts_with(long(quote)) => {
                     taken = 3;
-                    place = Place::Plain;
+                    scan = Scan::Plain;
                 }
                 // The character after a backslash ends nothing. Literal strings have no escapes.
-                Place::Short('"') | Place::Long('"') if c == '\\' => {
+                Scan::Short('"') | Scan::Long('"') if c == '\\' => {
                     taken += rest[1..].chars().next().map_or(0, char::len_utf8);
                 }
-                Place::Plain | Place::Short(_) | Place::Long(_) => {}
+                Scan::Plain | Scan::Short(_) | Scan::Long(_) => {}
             }
             out.push_str(&rest[..taken]);
             rest = &rest[taken..];
         }
         out.push('\n');
-        if let Place::Short(_) = place {
+        if let Scan::Short(_) = scan {
             // An error of TOML: the string has no end. The next line begins outside.
-            place = Place::Plain;
+            scan = Scan::Plain;
         }
     }
-    (out, place)
+    (out, scan)
 }
 
 fn long(quote: char) -> &'static str {

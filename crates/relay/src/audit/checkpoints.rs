@@ -20,10 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// The first time is earlier, so that a bridge that is connected only for a short time leaves a head, too.
 const FIRST_AFTER: Duration = Duration::from_secs(90);
 
-/// Returns the bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub(crate) use runtime::hex::encode as hex;
 
 /// Stores heads until the relay stops. `tunnels` returns the connected ones.
 pub(crate) async fn run(tunnels: impl Fn() -> Vec<Arc<TunnelEntry>> + Send, audit: Arc<Auditing>) {

@@ -144,7 +144,7 @@ fn seal(text: &str) -> Result<(i64, String), String> {
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// Compare the rows with their seals, and count those that could not be stored. Exit code 1: a row was changed, removed
-    /// or not stored; 4: no defect was found, and nothing shows that no row is missing.
+    /// or not stored; 4: no defect was found, but rows may be missing.
     Verify {
         /// Number and signature of a seal, as an earlier run has printed them: the record must still have it.
         #[arg(long, value_name = "NUMBER:SIGNATURE", value_parser = seal)]

@@ -1,6 +1,7 @@
 //! Rows of the audit record in words, for `audit list`.
 
 use crate::storage::audit::AuditRow;
+use runtime::peer_text::PeerText;
 use serde_json::Value;
 
 /// Characters of the text of a row.
@@ -13,7 +14,7 @@ pub(super) fn what(row: &AuditRow) -> String {
     let object = row.object.as_str();
     let label = text("label").map_or_else(String::new, |label| format!(" [{label}]"));
     let host = text("host").map_or_else(String::new, |host| format!(" to {host}"));
-    let told = match row.action.as_str() {
+    let action = match row.action.as_str() {
         "call" => format!("made the call {object}{label}{host}"),
         "delivery" => {
             let attempt = detail["attempt"].as_i64().unwrap_or_default();
@@ -65,14 +66,14 @@ pub(super) fn what(row: &AuditRow) -> String {
         other => format!("{other} {object}"),
     };
     let from = text("address").map_or_else(String::new, |address| format!(" from {address}"));
-    printable(&format!("{told}{from}"))
+    printable(&format!("{action}{from}"))
 }
 
 /// Returns how it ended, in words.
 pub(super) fn outcome(row: &AuditRow) -> String {
     let detail: Value = serde_json::from_str(&row.detail).unwrap_or(Value::Null);
     let words = match (row.result.as_str(), detail["status"].as_i64()) {
-        ("ok", Some(status)) => format!("the target answered {status}"),
+        ("ok", Some(status)) => format!("the target responded with {status}"),
         ("ok", None) => "done".to_owned(),
         (code, _) => match detail["detail"].as_str() {
             Some(why) => format!("{}: {why}", code.replace('_', " ")),
@@ -99,8 +100,7 @@ fn times(count: i64) -> String {
 
 /// Returns a text that is safe on a terminal: objects and labels come from callers.
 fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { '?' } else { c };
-    text.chars().take(TEXT_MAX_CHARS).map(clean).collect()
+    PeerText::bounded(text, TEXT_MAX_CHARS).to_string()
 }
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn audit_rows_are_told_in_words() {
+    fn audit_rows_are_shown_in_words() {
         let call = row(
             "call",
             "call_1",
@@ -136,7 +136,7 @@ mod tests {
             r#"{"host":"ci.corp","status":200,"label":"nightly"}"#,
         );
         assert_eq!(what(&call), "made the call call_1 [nightly] to ci.corp");
-        assert_eq!(outcome(&call), "the target answered 200");
+        assert_eq!(outcome(&call), "the target responded with 200");
         let refused = r#"{"host":"ci.corp","detail":"no rule allows it"}"#;
         let refused = row("call", "call_2", "refused_by_policy", 1, refused);
         assert_eq!(outcome(&refused), "refused by policy: no rule allows it");
@@ -151,7 +151,7 @@ mod tests {
         );
         assert_eq!(what(&denied), "was denied a request 3 times from 192.0.2.1");
         let new = row("moon.land", "x\u{1b}[31m", "ok", 1, "no json");
-        assert_eq!(what(&new), "moon.land x?[31m");
+        assert_eq!(what(&new), "moon.land x\\u001b[31m");
         assert_eq!(outcome(&new), "done");
     }
 }

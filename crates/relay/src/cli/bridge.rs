@@ -243,16 +243,10 @@ fn summary(tunnels: &[&Tunnel]) -> String {
     format!(
         "since {}, {sessions}, {} at {} ({})",
         to_minute(since),
-        printable(&oldest.software),
+        oldest.software,
         oldest.address,
-        printable(&oldest.host)
+        oldest.host
     )
-}
-
-/// Returns a text of a peer for a terminal.
-fn printable(text: &str) -> String {
-    let visible = text.chars().filter(|c| !c.is_control());
-    visible.take(64).collect()
 }
 
 /// Open notices about bridges, which running relays have raised.

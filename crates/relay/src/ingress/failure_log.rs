@@ -27,10 +27,10 @@ pub(crate) struct LoggedRequest<'a> {
 impl LoggedRequest<'_> {
     /// Logs what the caller received.
     pub(crate) fn failed(&self, data: &DataPlane, failure: &Failure) {
-        // Strangers have a limiter of their own: they must not use up the lines of those who have a key.
+        // Requests without a valid key have their own limiter: they must not use up the lines of callers that have one.
         let limiter = match self.principal {
             Some(_) => &data.failed_requests,
-            None => &data.strangers,
+            None => &data.unauthenticated_requests,
         };
         if !limiter.allow() {
             return;

@@ -11,15 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Returns bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
+pub(crate) use runtime::hex::encode as hex;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal, $bytes:literal;)*) => {$(

@@ -1,8 +1,8 @@
 //! Slips in the text of a config file: what the line has, and what to write.
 //!
-//! The parser says where it stopped, in the words of the grammar. The usual slips are few, so the line is looked
-//! at again here: quotation marks, backslashes, comments and separators of other formats. No message repeats a
-//! value, which may be a secret; only a number with its unit is shown.
+//! The parser reports where it stopped, in terms of the grammar. The usual slips are few, so this module checks the line
+//! again for them: quotation marks, backslashes, comments and separators of other formats. No message repeats a value,
+//! which may be a secret; only a number with its unit is shown.
 
 use crate::value::{is_invisible, is_typographic_quote, name_of};
 

@@ -20,7 +20,7 @@ use std::path::Path;
 /// The rights of the group and of all others.
 const OTHERS: u32 = 0o077;
 
-/// Whose a file is.
+/// The origin of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The program made it, for itself alone.

@@ -1,6 +1,7 @@
 //! A certificate of a file, and what people need to know of it.
 
 use super::der;
+use crate::peer_text::PeerText;
 use rustls_pki_types::CertificateDer;
 use std::fmt;
 use x509_parser::prelude::{ParsedExtension, X509Certificate};
@@ -137,11 +138,11 @@ fn validity(certificate: &X509Certificate<'_>, now_s: i64) -> Validity {
 /// Returns the subject of a certificate for people, or its first name where the subject is empty.
 pub fn subject_of(der: &[u8]) -> String {
     // The names are the file's: they must not control a terminal.
-    let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(200).collect();
+    let clean = |text: String| PeerText::bounded(&text, 200).to_string();
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
         return "a subject that cannot be read".to_owned();
     };
-    let subject: String = clean(certificate.subject().to_string());
+    let subject = clean(certificate.subject().to_string());
     if !subject.is_empty() {
         return subject;
     }

@@ -9,8 +9,10 @@
 //! ```
 //!
 //! These are curl's rules, with ports, masks and `*.name` as other programs have them. All spellings of an
-//! address are equal. An entry that is none of these matches nothing, and causes a warning. `hyper_util::client::proxy::matcher` knows no ports, brackets, `*.name`, trailing dots or
-//! spaces, and needs one more package (`tower-service`). The networks that it does know are `ipnet`'s, as here.
+//! address are equal. An entry that is none of these matches nothing, and causes a warning.
+//!
+//! `hyper_util::client::proxy::matcher` supports no ports, brackets, `*.name`, trailing dots or spaces, and needs one more
+//! package (`tower-service`).
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};

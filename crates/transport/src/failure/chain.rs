@@ -211,13 +211,5 @@ fn subject(name: &X509Name<'_>) -> String {
 
 /// Returns a date and time for people, in UTC.
 fn date(at: ASN1Time) -> String {
-    let at = at.to_datetime();
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02} UTC",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute()
-    )
+    runtime::time::to_minute(at.timestamp())
 }

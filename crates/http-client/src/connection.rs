@@ -212,6 +212,17 @@ impl Connection {
         self.has_others = has_others;
     }
 
+    /// Checks that a request can be sent on it.
+    ///
+    /// # Errors
+    /// `target_refused` for a request that has no absolute form, on a connection to a proxy.
+    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Failure> {
+        match &self.absolute {
+            Some(absolute) => absolute.check(request),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the failure, if a response is that of the proxy itself, and whether the request may be sent to
     /// another address. The one that the proxy does not reach is then asked last.
     pub(crate) fn proxys_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {

@@ -22,7 +22,7 @@ pub enum BodyError {
 pub enum SendError {
     /// Nothing was sent: there was no connection, or no valid request.
     NotSent(Failure),
-    /// The target stated that it did nothing with the request (HTTP/2).
+    /// The target stated that it did nothing with the request (HTTP/2), or the proxy that it did not send it on.
     Untouched(Failure),
     /// The connection was closed before a response. The request may have been executed.
     ConnectionClosed {

@@ -337,8 +337,9 @@ impl Client {
     ) -> Result<Executed, SendError> {
         let body_length = body.length();
         loop {
-            // Before `dispatch`: a head that is not valid HTTP must not count as dispatched.
+            // Before `dispatch`: a head that cannot be sent must not count as dispatched.
             let head = outgoing.head(&approved);
+            let head = head.and_then(|head| connection.check(&head).map(|()| head));
             let head = head.map_err(|failure| attempts.failed_before_send(failure))?;
             // Counted before it is sent: a caller may go on with the attempts that are left.
             attempts.left = attempts.left.saturating_sub(1);

@@ -15,6 +15,9 @@
 //! Every request in the absolute form carries the proxy's own credential. It goes to the proxy and no further:
 //! `Proxy-Authorization` is a field of one hop, and it is added when a request is sent on a connection to the
 //! proxy, nowhere else.
+//!
+//! A proxy that gets requests in the absolute form may write a response of its own before or after the target has
+//! executed the request ([`Absolute::own_failure`]).
 
 use http::header::{HeaderValue, PROXY_AUTHORIZATION};
 use http::{Request, Response, StatusCode, Uri};
@@ -144,7 +147,24 @@ pub(crate) struct Absolute {
 }
 
 impl Absolute {
-    /// Rewrites a request into the absolute form.
+    /// Checks that a request can be written in the absolute form.
+    ///
+    /// # Errors
+    /// `target_refused` for `OPTIONS *`. Its absolute form is a URL without a path (RFC 9112, 3.2.4), and hyper
+    /// writes none: it adds `/`, which is another resource.
+    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Failure> {
+        if request.uri().path() != "*" {
+            return Ok(());
+        }
+        let (proxy, authority) = (&self.proxy, &self.authority);
+        let detail = format!(
+            "OPTIONS * needs a tunnel, and the proxy {proxy} gets requests for {authority} by URL: allow CONNECT to it \
+             in the proxy, or exclude it with NO_PROXY"
+        );
+        Err(Failure::not_dispatched(Code::TargetRefused, detail))
+    }
+
+    /// Rewrites a request into the absolute form. It must have passed [`Self::check`].
     pub(crate) fn apply<B>(&self, request: &mut Request<B>) {
         let path = request.uri().path_and_query();
         let path = path.map_or("/", http::uri::PathAndQuery::as_str);
@@ -164,6 +184,15 @@ impl Absolute {
     ///
     /// A 407 always is (RFC 9110, 15.5.8). squid marks its error pages with `X-Squid-Error`. Pages of other
     /// proxies cannot be told from responses of the target, and are passed on.
+    ///
+    /// `not_dispatched` only where the proxy cannot have sent the request on: it asks for credentials first, or it
+    /// has no connection to the target. squid writes all other pages after the request was sent as well:
+    /// `ERR_ACCESS_DENIED` is also that of `http_reply_access`, and `ERR_TOO_BIG` that of `reply_body_max_size`. squid
+    /// connects a second time only for a request without a body whose method is idempotent.
+    ///
+    /// An http target can forge both marks. It can thereby cause a repetition of a request that it has received,
+    /// and free the nonce of a signed one, as an HTTP/2 target can with REFUSED_STREAM. No other target is
+    /// affected: the signature has the target, and the other addresses that are tried are those of the same target.
     pub(crate) fn own_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
         let proxy = &self.proxy;
         if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
@@ -186,17 +215,7 @@ impl Absolute {
         let is_unreachable = matches!(&*name, "ERR_CONNECT_FAIL" | "ERR_CANNOT_FORWARD");
         let failure = match &*name {
             "ERR_DNS_FAIL" => Failure::not_dispatched(Code::TargetDns, detail),
-            // It did not send the request on.
-            "ERR_ACCESS_DENIED"
-            | "ERR_CACHE_ACCESS_DENIED"
-            | "ERR_FORWARDING_DENIED"
-            | "ERR_CONNECT_FAIL"
-            | "ERR_CANNOT_FORWARD"
-            | "ERR_UNSUP_REQ"
-            | "ERR_INVALID_REQ"
-            | "ERR_INVALID_URL"
-            | "ERR_TOO_BIG"
-            | "ERR_SHUTTING_DOWN" => Failure::not_dispatched(Code::TargetRefused, detail),
+            _ if is_unreachable => Failure::not_dispatched(Code::TargetRefused, detail),
             "ERR_READ_TIMEOUT" | "ERR_LIFETIME_EXP" => {
                 Failure::possibly_executed(Code::TargetTimeout, detail)
             }
@@ -266,6 +285,27 @@ mod tests {
     }
 
     #[test]
+    fn options_asterisk_has_no_absolute_form() {
+        let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
+        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let check = |uri: &str| {
+            let request = Request::builder().method("OPTIONS").uri(uri);
+            absolute.check(&request.body(()).unwrap())
+        };
+        for uri in ["/", "/*", "/?*"] {
+            check(uri).unwrap();
+        }
+        let failure = check("*").unwrap_err();
+        assert!(failure.execution.is_safe_to_repeat());
+        assert!(
+            failure.detail.contains("10.0.0.1:8080"),
+            "{}",
+            failure.detail
+        );
+        assert!(!failure.detail.contains("sesame"), "{}", failure.detail);
+    }
+
+    #[test]
     fn proxys_own_responses_are_failures() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
         let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
@@ -278,14 +318,25 @@ mod tests {
             failure.map(|(failure, _)| (failure.code, failure.execution.is_safe_to_repeat()))
         };
         assert_eq!(failure(407, None), Some((Code::TargetRefused, true)));
-        assert_eq!(
-            failure(503, Some("ERR_CONNECT_FAIL 111")),
-            Some((Code::TargetRefused, true))
-        );
-        assert_eq!(
-            failure(502, Some("ERR_ZERO_SIZE_OBJECT 0")),
-            Some((Code::TargetClosed, false))
-        );
+        for (status, error, code, is_safe) in [
+            (503, "ERR_CONNECT_FAIL 111", Code::TargetRefused, true),
+            (503, "ERR_CANNOT_FORWARD 0", Code::TargetRefused, true),
+            (503, "ERR_DNS_FAIL 0", Code::TargetDns, true),
+            (502, "ERR_ZERO_SIZE_OBJECT 0", Code::TargetClosed, false),
+            (504, "ERR_READ_TIMEOUT 110", Code::TargetTimeout, false),
+            // Also written in place of the target's response.
+            (403, "ERR_ACCESS_DENIED 0", Code::TargetClosed, false),
+            (403, "ERR_TOO_BIG 0", Code::TargetClosed, false),
+            (400, "ERR_INVALID_REQ 0", Code::TargetClosed, false),
+            (503, "ERR_SHUTTING_DOWN 0", Code::TargetClosed, false),
+            (500, "ERR_NEW 0", Code::TargetClosed, false),
+        ] {
+            assert_eq!(
+                failure(status, Some(error)),
+                Some((code, is_safe)),
+                "{error}"
+            );
+        }
         assert_eq!(failure(503, None), None);
         assert_eq!(failure(200, Some("ERR_NONE 0")), None);
     }

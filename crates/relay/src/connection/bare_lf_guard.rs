@@ -157,7 +157,7 @@ struct Lines {
     length: usize,
     /// Whether its last byte was a CR.
     has_cr: bool,
-    /// Bytes of an incomplete head so far.
+    /// Bytes of an incomplete head so far, as hyper gets it: with its edits.
     head_bytes: usize,
     /// Bytes that must still be written in place of removed ones.
     owed: Vec<u8>,
@@ -286,6 +286,8 @@ impl Lines {
             self.scan_request_line(bytes, end.unwrap_or(bytes.len()));
         }
         let part = &bytes[..end.unwrap_or(bytes.len())];
+        let growth = self.found.iter().map(Edit::growth);
+        self.head_bytes = self.head_bytes.saturating_add(growth.sum());
         self.length += part.len();
         if let Some(last) = part.last() {
             self.has_cr = *last == b'\r';
@@ -360,6 +362,9 @@ impl Lines {
             Next::Line { is_first: false } => match framing(line) {
                 // Longer than what is kept: the number may continue.
                 Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
+                // Chunks override a length, in either order (RFC 9112, 6.3). hyper reads it the same way, and closes
+                // the connection after the response.
+                Some(Follows::Length(_)) if self.follows == Follows::Chunks => {}
                 Some(framing) if self.follows != Follows::Raw => self.follows = framing,
                 // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
                 _ if is_length(line) => return false,
@@ -560,6 +565,33 @@ mod tests {
             for cut in 0..text.len() {
                 assert_eq!(edited(&text, cut), expected, "cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn edits_count_as_bytes_of_the_head() {
+        let text = format!("GET /{}", "<".repeat(10_000));
+        for size in [1, 7, 1000, text.len()] {
+            let mut lines = Lines::default();
+            for piece in text.as_bytes().chunks(size) {
+                lines.inspect(&mut piece.to_vec());
+            }
+            assert_eq!(lines.head_bytes, 5 + 3 * 10_000, "{size}");
+        }
+        let mut lines = Lines::default();
+        lines.inspect(&mut b"OPTIONS http://h HTTP/1.1".to_vec());
+        assert_eq!(lines.head_bytes, 25 + ASTERISK_PATH.len());
+    }
+
+    #[test]
+    fn chunks_override_a_length_in_either_order() {
+        let (chunks, length) = ("Transfer-Encoding: chunked\r\n", "Content-Length: 0\r\n");
+        for fields in [[chunks, length], [length, chunks]] {
+            let head = format!("POST / HTTP/1.1\r\n{}\r\n", fields.concat());
+            let valid = format!("{head}4\r\n\n\n\n\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+            assert_eq!(seen(valid.as_bytes()), valid.as_bytes(), "{fields:?}");
+            let bare = format!("{head}4\n");
+            assert!(seen(bare.as_bytes()).contains(&0), "{fields:?}");
         }
     }
 

@@ -48,6 +48,14 @@ pub(crate) enum Edit {
 }
 
 impl Edit {
+    /// Returns by how many bytes it makes the input longer.
+    pub(super) fn growth(&self) -> usize {
+        match self {
+            Self::Encode(_) => 2,
+            Self::Insert(_, text) => text.len(),
+        }
+    }
+
     /// Returns the bytes with all edits applied.
     pub(super) fn apply(edits: &[Self], bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len() + edits.len() * 3);

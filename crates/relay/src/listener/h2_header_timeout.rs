@@ -4,7 +4,7 @@
 //! no option for either. So the input is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame
 //! header or a header section is incomplete, a timer runs.
 
-use super::serve::HTTP2_BYTES;
+use super::serve::{HTTP2_BYTES, HTTP2_HEADER_BYTES};
 use crate::connection::Connection;
 use crate::connection::inspected_io::{InspectedIo, StreamInspector};
 use std::io;
@@ -58,7 +58,7 @@ impl HeaderTimeout {
             && let Some(connection) = &self.connection
             && connection.is_pending()
         {
-            connection.charge(HTTP2_BYTES + 2 * self.frames.open_bytes);
+            connection.charge(self.frames.charge());
         }
     }
 }
@@ -114,6 +114,8 @@ struct Frames {
     ends: bool,
     /// Bytes of it that have arrived.
     open_bytes: usize,
+    /// Whether a frame of it is complete. h2 has decoded that frame, and keeps the fields.
+    has_decoded: bool,
 }
 
 impl Default for Frames {
@@ -126,6 +128,7 @@ impl Default for Frames {
             is_open: true,
             ends: true,
             open_bytes: 0,
+            has_decoded: false,
         }
     }
 }
@@ -134,6 +137,17 @@ impl Frames {
     /// Returns whether nothing is incomplete.
     fn is_between(&self) -> bool {
         !self.is_open && self.head_len == 0
+    }
+
+    /// Returns what a connection with an incomplete header section is charged.
+    ///
+    /// A few bytes of a decoded frame can stand for fields of any size up to the limit of the list (RFC 7541, 6.1).
+    fn charge(&self) -> usize {
+        let decoded = match self.has_decoded {
+            true => HTTP2_HEADER_BYTES as usize,
+            false => 0,
+        };
+        HTTP2_BYTES + decoded + self.open_bytes.saturating_mul(2)
     }
 
     /// Follows input. Returns whether nothing was incomplete at any moment in it.
@@ -153,6 +167,9 @@ impl Frames {
                 self.ends = false;
                 self.is_open = false;
                 self.open_bytes = 0;
+                self.has_decoded = false;
+            } else if self.is_open {
+                self.has_decoded = true;
             }
             was_complete |= self.is_between();
             let wanted = (HEAD_BYTES - self.head_len).min(bytes.len());
@@ -221,6 +238,24 @@ mod tests {
             // A body that is on its way is no header section.
             assert!(seen(&all[..all.len() - 50], step).is_between());
             assert!(!seen(&[&all[..], &[0, 0]].concat(), step).is_between());
+        }
+    }
+
+    #[test]
+    fn decoded_frames_are_charged_as_a_whole_list() {
+        let list = HTTP2_HEADER_BYTES as usize;
+        let head = frame(HEADERS, 0, 5);
+        let last = frame(CONTINUATION, END_HEADERS, 7);
+        for step in [1, 2, 7, 1000] {
+            // The first frame is not complete: h2 has only its bytes.
+            let begun = [PREFACE, &head[..HEAD_BYTES + 4]].concat();
+            assert_eq!(seen(&begun, step).charge(), HTTP2_BYTES + 2 * 4);
+            let decoded = [PREFACE, &head].concat();
+            assert_eq!(seen(&decoded, step).charge(), HTTP2_BYTES + list + 2 * 5);
+            let all = [PREFACE, &head, &last].concat();
+            assert_eq!(seen(&all, step).charge(), HTTP2_BYTES);
+            let next = [&all[..], &begun[PREFACE.len()..]].concat();
+            assert_eq!(seen(&next, step).charge(), HTTP2_BYTES + 2 * 4);
         }
     }
 

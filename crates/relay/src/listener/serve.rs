@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-/// What a pending connection with HTTP/2 is charged.
+/// What a pending connection with HTTP/2 is charged. An incomplete header section is charged in addition.
 pub(super) const HTTP2_BYTES: usize = 48 * 1024;
 
 /// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 128 KiB).
@@ -31,7 +31,7 @@ const HTTP1_FIELDS: usize = 512;
 const HTTP2_STREAMS: u32 = 256;
 
 /// HTTP/2 header section. Above `limits.header_bytes_max`, for the same reason.
-const HTTP2_HEADER_BYTES: u32 = 136 * 1024;
+pub(super) const HTTP2_HEADER_BYTES: u32 = 136 * 1024;
 
 /// HTTP/2 request bodies in flight: one stream, and the whole connection.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;

@@ -22,6 +22,8 @@ mod raw;
 mod recording;
 mod shared_origin;
 
+pub(crate) use fields::{Expectation, expectation};
+
 use bytes::Bytes;
 use http::Request;
 use http_body::Body as _;

@@ -21,7 +21,7 @@ use crate::connection::bare_lf_guard::ASTERISK_PATH;
 use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::ingress::failure_log::LoggedRequest;
-use crate::ingress::{self, endpoints, forward_proxy};
+use crate::ingress::{self, Expectation, endpoints, forward_proxy};
 use crate::listener::RequestHandler;
 use crate::metrics::{Format, Snapshot};
 use crate::problem::{Problem, help};
@@ -50,6 +50,9 @@ pub(crate) struct Service {
 const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// Characters of an unknown expectation that its problem shows.
+const EXPECT_SHOWN_MAX: usize = 64;
+
 impl RequestHandler for Service {
     async fn respond(
         &self,
@@ -74,7 +77,7 @@ impl Service {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let is_connect = *request.method() == Method::CONNECT;
+        let may_turn_raw = may_turn_raw(&request);
         let named = name_of(connection, &request);
         let mut request = Some(request);
         let (name, result) = match named {
@@ -104,9 +107,9 @@ impl Service {
                 if let Some(request) = request {
                     problem = Box::pin(discard(request, problem)).await;
                 }
-                // A client that does not wait for the response to CONNECT has already sent bytes for the
-                // target. They must not be read as the next request (RFC 9110, 9.3.6).
-                let problem = if is_connect {
+                // A client that does not wait for the response to CONNECT, or to a request to switch protocols, has
+                // already sent bytes for the target. They must not be read as the next request (RFC 9110, 9.3.6).
+                let problem = if may_turn_raw {
                     problem.closing()
                 } else {
                     problem
@@ -453,20 +456,25 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Checks that the caller expects nothing but `100-continue` (RFC 9110, 10.1.1). HTTP/1.0 has no expectations.
+/// Checks that the caller expects nothing but `100-continue`.
 fn check_expectation(request: &Request<Incoming>) -> Result<(), Problem> {
-    if request.version() == Version::HTTP_10 {
-        return Ok(());
-    }
-    for value in request.headers().get_all(header::EXPECT) {
-        let text = value.to_str().unwrap_or_default();
-        let is_known = |member: &str| member.trim().eq_ignore_ascii_case("100-continue");
-        if !text.split(',').all(is_known) {
-            let detail = format!("Expect has {text:?}; only 100-continue is supported");
-            return Err(Problem::invalid(detail).with_status(StatusCode::EXPECTATION_FAILED));
+    match ingress::expectation(request.headers(), request.version()) {
+        Expectation::None | Expectation::Continue => Ok(()),
+        Expectation::Unknown(value) => {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let text: String = text.chars().take(EXPECT_SHOWN_MAX).collect();
+            let detail = format!("Expect has {text}; only a single 100-continue is supported");
+            Err(Problem::invalid(detail).with_status(StatusCode::EXPECTATION_FAILED))
         }
     }
-    Ok(())
+}
+
+/// Returns whether the client may send bytes that are not HTTP after the request: it asks for a tunnel, or for
+/// another protocol.
+fn may_turn_raw<B>(request: &Request<B>) -> bool {
+    *request.method() == Method::CONNECT
+        || (request.version() == Version::HTTP_11
+            && transport::http::upgrade_protocols(request.headers()).is_some())
 }
 
 fn taken(pending: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {
@@ -527,4 +535,29 @@ fn typed(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Respon
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_of_an_upgrade_closes_the_connection() {
+        let check = |method: &str, version, fields: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method).version(version);
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            may_turn_raw(&request.body(()).unwrap())
+        };
+        let websocket = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        assert!(check("GET", Version::HTTP_11, &websocket));
+        assert!(check("CONNECT", Version::HTTP_11, &[]));
+        assert!(!check("GET", Version::HTTP_11, &[]));
+        // Not a request to switch: without the option, in HTTP/1.0, or to a protocol that the relay ignores.
+        assert!(!check("GET", Version::HTTP_11, &websocket[1..]));
+        assert!(!check("GET", Version::HTTP_10, &websocket));
+        let h2c = [("connection", "upgrade"), ("upgrade", "h2c")];
+        assert!(!check("GET", Version::HTTP_11, &h2c));
+    }
 }

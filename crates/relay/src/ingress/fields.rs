@@ -10,15 +10,38 @@ use protocol::frame::{Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::http::{FrameError, to_wire_in_context, to_wire_with_upgrade};
 
-/// Returns whether the caller holds its body back until the target wants it. A request in HTTP/1.0 cannot
-/// (RFC 9110, 10.1.1).
-pub(super) fn expects_continue(headers: &HeaderMap, version: Version) -> bool {
-    version > Version::HTTP_10 && is_continue(headers)
+/// What a caller expects before it sends its body (RFC 9110, 10.1.1).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Expectation<'a> {
+    /// Nothing, or the request is in HTTP/1.0, which has no expectations.
+    None,
+    /// `100-continue`.
+    Continue,
+    /// Another expectation, or a list.
+    Unknown(&'a HeaderValue),
 }
 
-fn is_continue(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::EXPECT).map(HeaderValue::as_bytes);
-    value.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
+/// Returns what the caller expects.
+///
+/// The only parser of `Expect`. It must agree with hyper, which sends the 100 only for a value that is exactly
+/// `100-continue`: with a list, the caller would hold its body back and the relay would wait for it.
+pub(crate) fn expectation(headers: &HeaderMap, version: Version) -> Expectation<'_> {
+    if version <= Version::HTTP_10 {
+        return Expectation::None;
+    }
+    let mut found = Expectation::None;
+    for value in headers.get_all(header::EXPECT) {
+        if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+            return Expectation::Unknown(value);
+        }
+        found = Expectation::Continue;
+    }
+    found
+}
+
+/// Returns whether the caller holds its body back until the target wants it.
+pub(super) fn expects_continue(headers: &HeaderMap, version: Version) -> bool {
+    expectation(headers, version) == Expectation::Continue
 }
 
 /// Returns the fields for the target: without the relay's own key, and without `Host`, which the bridge
@@ -34,10 +57,9 @@ pub(super) fn request_headers(
     if version == Version::HTTP_2 {
         join_cookies(&mut headers);
     }
-    // The bridge sends its own `Expect: 100-continue`. `service` rejects any other expectation.
-    if is_continue(&headers) {
-        headers.remove(header::EXPECT);
-    }
+    // The bridge sends its own `Expect: 100-continue`. `service` rejects any other expectation, except in HTTP/1.0,
+    // where the field means nothing.
+    headers.remove(header::EXPECT);
     let skip = |name: &HeaderName| is_not_for_target(name, kind);
     to_wire_in_context(&headers, kind.request.context(), skip).map_err(too_large)
 }
@@ -129,6 +151,38 @@ pub(super) fn response_headers(head: &ResponseHead) -> Result<HeaderMap, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expectation_is_one_exact_value() {
+        let parse = |values: &[&'static str], version| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::EXPECT, HeaderValue::from_static(value));
+            }
+            match expectation(&headers, version) {
+                Expectation::None => "none".to_owned(),
+                Expectation::Continue => "continue".to_owned(),
+                Expectation::Unknown(value) => value.to_str().unwrap().to_owned(),
+            }
+        };
+        let list = "100-continue, 100-continue";
+        for (values, expected) in [
+            (&[][..], "none"),
+            (&["100-continue"], "continue"),
+            (&["100-Continue"], "continue"),
+            (&["100-continue", "100-continue"], "continue"),
+            (&[list], list),
+            (&["100-continue", list], list),
+            (&["100-continue,"], "100-continue,"),
+            (&["a", "100-continue"], "a"),
+            (&[""], ""),
+        ] {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                assert_eq!(parse(values, version), expected, "{values:?}");
+            }
+            assert_eq!(parse(values, Version::HTTP_10), "none", "{values:?}");
+        }
+    }
 
     #[test]
     fn http2_cookie_crumbs_are_joined() {

@@ -76,16 +76,16 @@ pub(crate) async fn on(
 ) -> Result<Response<Body>, Problem> {
     if request.version() == Version::HTTP_11
         && let Some(protocols) = upgrade_protocols(request.headers())
-        && may_switch(&protocols, request.body())?
     {
-        return Box::pin(upgrade(
-            data,
-            principal,
-            connection,
-            (request, protocols),
-            kind,
-        ))
-        .await;
+        match may_switch(&protocols, request.body()) {
+            Ok(true) => {
+                let request = (request, protocols);
+                let passing = upgrade(data, principal, connection, request, kind);
+                return Box::pin(passing).await;
+            }
+            Ok(false) => {}
+            Err(problem) => return Err(rejected(request, problem)),
+        }
     }
     let endpoint = kind.endpoint();
     let permit = match data.begin(principal) {
@@ -230,7 +230,7 @@ fn may_switch(protocols: &HeaderValue, body: &Incoming) -> Result<bool, Problem>
     Ok(bytes.is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64))
 }
 
-/// Passes on a request to switch protocols. The target decides.
+/// Passes on a request to switch protocols. The target decides. `service` closes the connection after a problem.
 async fn upgrade(
     data: &Arc<DataPlane>,
     principal: &Principal,
@@ -239,7 +239,10 @@ async fn upgrade(
     kind: IngressKind<'_>,
 ) -> Result<Response<Body>, Problem> {
     let endpoint = kind.endpoint();
-    let permit = data.begin(principal)?;
+    let permit = match data.begin(principal) {
+        Ok(permit) => permit,
+        Err(failure) => return Err(rejected(request, failure.into())),
+    };
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
     let upgrade = hyper::upgrade::on(&mut request);
     let (uri, version) = (request.uri().clone(), request.version());

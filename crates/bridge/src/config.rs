@@ -169,6 +169,8 @@ impl Config {
 
     fn checked(file: File, document: &Document, path: &Path) -> Result<Self, ConfigError> {
         let rules = Rules::new(file.endpoint, &file.allow);
+        let limits = file.limits.validate();
+        limits.map_err(|mistake| document.reject(mistake))?;
         Ok(Self {
             path: path.to_owned(),
             source: document.source(),

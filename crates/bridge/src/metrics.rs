@@ -94,6 +94,7 @@ fn respond(shared: &BridgeState, request: &Request<Incoming>) -> Response<Full<B
         *response.body_mut() = Full::new(text(&status(shared), format).into());
     } else {
         *response.status_mut() = StatusCode::NOT_FOUND;
+        *response.body_mut() = Full::new(Bytes::from_static(b"this listener has /metrics only\n"));
     }
     response
 }

@@ -289,7 +289,7 @@ pub(crate) async fn dispatch(
         others.sort_unstable();
         others.dedup();
         return Err(match others.is_empty() {
-            true => Problem::not_found(),
+            true => Problem::unknown_path(),
             false => Problem::methods(&others),
         });
     };

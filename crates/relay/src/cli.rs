@@ -53,7 +53,7 @@ enum CliError {
     Output(std::io::Error),
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
-    #[error("{path} names what cannot be used; the {count} errors are listed above", path = .path.display())]
+    #[error("{path} names what cannot be used: see above ({errors})", path = .path.display(), errors = runtime::output::counted(*.count, "error"))]
     Check { path: PathBuf, count: u32 },
     #[error(
         "cannot write the first site administrator's key to {}; create another with `integration-relay key create \

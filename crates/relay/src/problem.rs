@@ -85,6 +85,13 @@ impl Problem {
         Self::not_sent(Code::NotFound, "not found")
     }
 
+    /// Returns `not_found` for a path that no operation has.
+    pub(crate) fn unknown_path() -> Self {
+        let detail =
+            "this API has no such path: GET /openapi.json on the public listener lists them";
+        Self::not_sent(Code::NotFound, detail)
+    }
+
     /// Returns `method_not_allowed`, with the allowed methods.
     pub(crate) fn method(allow: &'static str) -> Self {
         let detail = format!("this path allows {allow}");

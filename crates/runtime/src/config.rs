@@ -30,6 +30,7 @@ pub use units::{
     BoundedInt, ByteSize, ConfigDuration, DataPath, FilePath, Interval, Timeout, UnitError,
     as_text, at_least_one, longer_than_zero, optional_path, text,
 };
+pub use words::PROGRAM_SECTIONS;
 
 use crate::value::{self, ValueError};
 use environment::Set;
@@ -218,6 +219,7 @@ impl Document {
 
     fn read<T: DeserializeOwned>(mut self) -> Result<(T, Self), ConfigError> {
         let tree = self.merged()?;
+        self.check_sections(&tree, &schema::sections::<T>())?;
         self.check_headers(&tree, &schema::sections::<T>())?;
         self.check_texts(&tree, "")?;
         let mut spans = HashMap::new();
@@ -234,6 +236,43 @@ impl Document {
         // Kept for checks that come after deserialization, when the tree is gone.
         self.spans = spans;
         Ok((config, self))
+    }
+
+    /// Rejects unknown sections, also those of the other program. The deserializer would take them for keys, and would
+    /// first find the keys that differ in a section that both programs have.
+    fn check_sections(
+        &self,
+        tree: &DeTable<'_>,
+        sections: &[schema::Section],
+    ) -> Result<(), ConfigError> {
+        if sections.is_empty() {
+            return Ok(());
+        }
+        let is_section = |value: &DeValue<'_>| match value {
+            DeValue::Table(_) => true,
+            DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+            _ => false,
+        };
+        let unknown = tree.iter().filter(|(name, value)| {
+            let name: &str = name.get_ref();
+            is_section(value.get_ref()) && sections.iter().all(|section| section.name != name)
+        });
+        let unknown: Vec<_> = unknown.collect();
+        let of_program = unknown.iter().find_map(|(name, value)| {
+            let message = words::of_other_program(name.get_ref(), sections)?;
+            Some((value.span(), message))
+        });
+        let found = of_program.or_else(|| {
+            let (name, value) = unknown.first()?;
+            Some((
+                value.span(),
+                words::unknown_section(name.get_ref(), sections),
+            ))
+        });
+        match found {
+            Some((span, message)) => Err(self.error(Some(span), &message)),
+            None => Ok(()),
+        }
     }
 
     /// Rejects `[name]` for a list and `[[name]]` for a section. The deserializer would take the entries of a list for
@@ -340,9 +379,11 @@ impl Document {
             .flat_map(|path| path.split('.'))
             .map(str::to_owned)
             .collect();
+        let value = error.span().and_then(|span| self.text.get(span));
         let context = words::Context {
             path: &path,
             sections,
+            is_date: value.is_some_and(|value| value.starts_with(|c: char| c.is_ascii_digit())),
             variable: &|section, key| Some(self.environment?.variable_of(section, key)),
         };
         self.error(

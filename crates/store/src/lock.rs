@@ -52,7 +52,8 @@ pub fn lock_existing(database: &Database) -> Result<ServingLock, StoreError> {
         });
     };
     let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
-    let is_held = || unusable("another process serves from this database".to_owned());
+    let is_held =
+        || unusable("another process serves from this database: stop that relay first".to_owned());
     let failed = |error: io::Error| unusable(format!("cannot lock it: {error}"));
     let by_name = with_suffix(&resolve(path), ".lock");
     let by_name = owner::open_private(&by_name, OpenOptions::new().write(true)).map_err(failed)?;

@@ -141,6 +141,8 @@ pub enum Cause {
     ProxyLoginMissing,
     /// The proxy rejects the login.
     ProxyLoginRejected,
+    /// The proxy rejects the login that an environment variable has.
+    ProxyVariableLoginRejected,
     /// The proxy offers no Basic authentication.
     ProxyLoginScheme,
     /// The proxy forbids the destination.

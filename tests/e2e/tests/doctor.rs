@@ -379,7 +379,7 @@ async fn revoked_bridge_has_advice() {
     world
         .relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"])
         .await;
-    let advice = "pair it again with a new API key";
+    let advice = "pair it again, with a new API key if that was revoked";
     eventually(LONG_TIMEOUT, "the advice in status", async || {
         let output = world.bridge_cli(&["status"]).await;
         output.stdout.contains(advice)

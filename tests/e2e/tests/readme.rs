@@ -157,13 +157,8 @@ async fn readme_commands_work_as_written() {
     })
     .await;
 
-    // The target is in the text, between backticks.
-    let target = README
-        .split('`')
-        .find(|text| text.starts_with("python3 -m http.server"))
-        .unwrap();
-    std::fs::write(walk.dir.join("index.txt"), "").unwrap();
-    let target = walk.spawn(target);
+    walk.run(only(&lines, &["mkdir"])).await;
+    let target = walk.spawn(only(&lines, &["python3 -m http.server"]));
     eventually(TIMEOUT, "the target's port", async || {
         let call = walk.run(only(&lines, &["curl", "/v1/calls"])).await;
         let call: Value = serde_json::from_str(&call).unwrap();
@@ -175,6 +170,11 @@ async fn readme_commands_work_as_written() {
     .await;
     let page = walk.run(only(&lines, &["curl", "/v1/endpoints/ci/"])).await;
     assert!(page.contains("Directory listing"), "{page}");
+    // The folder of the programs has their keys.
+    assert!(
+        !page.contains("relay") && !page.contains("bridge"),
+        "{page}"
+    );
 
     // The guides continue the same setup.
     let call = walk.run(only(&all(CALLERS), &["curl", "/v1/calls"])).await;

@@ -12,6 +12,7 @@ use clap::Args;
 use policy::{Candidate, Policy, PolicyError, RefusalKind};
 use runtime::output::counted;
 use std::net::IpAddr;
+use transport::dial::Proxy;
 
 /// `policy test`.
 #[derive(Debug, Args)]
@@ -75,6 +76,7 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
             config.bridge.data_dir.get().display()
         ),
     ];
+    lines.extend(proxy_lines(config));
     let rules = &config.rules;
     if rules.endpoints.is_empty() && rules.allow.is_empty() {
         lines.push("nothing is allowed: there is no [[endpoint]] and no [[allow]]".into());
@@ -106,6 +108,21 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
             .map(|warning| format!("warning: {warning}")),
     );
     Ok(lines)
+}
+
+/// Returns the proxies with their ports, which a URL may leave out. The users and passwords are not shown.
+fn proxy_lines(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let relay = &config.relay.url;
+    if let Ok(proxy) = config.relay.proxy.resolve()
+        && let Some(server) = proxy.server_for(relay.host(), relay.port())
+    {
+        lines.push(format!("proxy to the relay: {server}"));
+    }
+    if let Ok(Proxy::Via { server, .. }) = config.targets.proxy.resolve() {
+        lines.push(format!("proxy to the targets: {server}"));
+    }
+    lines
 }
 
 /// Returns what an endpoint has in addition to its rule.
@@ -219,6 +236,22 @@ fn judge(candidate: &Candidate, addresses: &[IpAddr]) -> (Vec<String>, bool) {
 mod tests {
     use super::*;
     use std::path::Path;
+
+    #[test]
+    fn config_check_shows_proxies_with_ports() {
+        let dir = crate::testing::TempDir::new("check proxies");
+        let path = dir.path().join("bridge.toml");
+        let text = "[relay]\nurl = \"https://relay.example.com\"\nproxy = \"http://proxy.example\"\n\
+                    [bridge]\nname = \"b\"\ndata_dir = \"d\"\n[targets]\nproxy = \"http://[fd00::1]\"\n";
+        std::fs::write(&path, text).unwrap();
+        let lines = explain(&Config::load(&path).unwrap()).unwrap();
+        for line in [
+            "proxy to the relay: proxy.example:3128",
+            "proxy to the targets: [fd00::1]:3128",
+        ] {
+            assert!(lines.iter().any(|shown| shown == line), "{lines:#?}");
+        }
+    }
 
     #[test]
     fn config_check_explains_every_rule() {

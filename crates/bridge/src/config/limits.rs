@@ -1,7 +1,7 @@
 //! `[limits]`: how much may run at once.
 
 use protocol::limits::STREAM_WINDOW_INITIAL_BYTES;
-use runtime::config::{BoundedInt, ByteSize};
+use runtime::config::{BoundedInt, ByteSize, Mistake};
 use serde::{Deserialize, Serialize};
 
 /// `[limits]`.
@@ -25,6 +25,9 @@ pub struct LimitsSection {
     pub window_budget: ByteSize,
 }
 
+/// Smallest `memory_max`: a bridge without requests needs about half of it.
+const MEMORY_MIN: ByteSize = ByteSize::mib(32);
+
 impl Default for LimitsSection {
     fn default() -> Self {
         Self {
@@ -38,6 +41,22 @@ impl Default for LimitsSection {
 }
 
 impl LimitsSection {
+    /// Checks what no single value shows.
+    ///
+    /// # Errors
+    /// `memory_max` is so small that the bridge would reject every request.
+    pub(super) fn validate(&self) -> Result<(), Mistake> {
+        match self.memory_max {
+            Some(max) if max.bytes() < MEMORY_MIN.bytes() => Err(Mistake::of_key(
+                "limits.memory_max",
+                format!(
+                    "is {max}: write at least {MEMORY_MIN}, or the bridge would reject every request"
+                ),
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Returns what the relay may have outstanding here.
     pub(crate) fn windows(&self) -> protocol::frame::Windows {
         protocol::frame::Windows {

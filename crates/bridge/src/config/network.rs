@@ -67,13 +67,14 @@ impl FromStr for ProxySetting {
             url if runtime::userinfo::check(url).is_err() => {
                 Err("not a proxy: the port must be a number, as in \"http://proxy.example.com:3128\"".into())
             }
-            url => Proxy::from_url("relay.proxy", url)
-                .map(Self::Via)
-                .map_err(|_| {
-                    "not a proxy: write \"env\", \"none\", or a URL like \
-                 \"http://proxy.example.com:3128\""
-                        .into()
-                }),
+            url => match Proxy::from_url("relay.proxy", url) {
+                Ok(proxy) => Ok(Self::Via(proxy)),
+                // The reason does not repeat the value.
+                Err(ProxyError::Setting { why, .. }) => Err(format!(
+                    "not a proxy: the value {why}, or \"env\" or \"none\""
+                )),
+                Err(_) => Err("not a proxy".into()),
+            },
         }
     }
 }

@@ -30,6 +30,23 @@ fn minimal_config_has_documented_defaults() {
 }
 
 #[test]
+fn config_of_the_relay_is_named() {
+    let relay = include_str!("../../../../deploy/examples/relay.toml");
+    let error = parse(relay).unwrap_err().to_string();
+    let end = "is a section of the config of integration-relay, not of integration-bridge: check --config";
+    assert!(error.ends_with(end), "{error}");
+    let variables = ENVIRONMENT.variables::<File>();
+    let (_, own) = runtime::config::PROGRAM_SECTIONS[0];
+    for name in own {
+        let is_own = |key: &runtime::config::Key| key.section.unwrap_or(key.name) == *name;
+        assert!(
+            variables.iter().any(|variable| is_own(&variable.key)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn example_is_a_config() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/bridge.toml");
     let config = Config::load(&path).unwrap();
@@ -45,6 +62,16 @@ fn mistake_has_its_line_and_a_remedy() {
     let mistakes: &[(&str, usize, &[&str])] = &[
         ("[relais]\n", 1, &["relais", "relay"]),
         ("colour = 1\n", 1, &["colour", "data_dir"]),
+        (
+            "[limits]\nmemory_max = \"1KiB\"\n",
+            2,
+            &["limits.memory_max is 1KiB", "at least 32MiB"],
+        ),
+        (
+            "[targets]\nproxy = \"http://127.0.0.1:99999\"\n",
+            2,
+            &["a number from 1 to 65535"],
+        ),
         (
             "[targets]\nconnect_timeout = \"5\"\n",
             2,

@@ -24,7 +24,7 @@ pub(super) const OUT_OF_REACH: &str =
 
 /// The relay has revoked the bridge or its API key.
 pub(super) const REVOKED: &str =
-    "this bridge or its API key was revoked: pair it again with a new API key";
+    "this bridge or its API key was revoked: pair it again, with a new API key if that was revoked";
 
 /// Returns what to do about a rejection.
 pub(super) fn for_rejection(error: &DialError) -> &'static str {

@@ -19,6 +19,9 @@ pub enum PatternError {
         "\"*\" stands for whole labels at the beginning of a name only, as in \"*.corp.example\""
     )]
     HostStar,
+    /// A range of addresses.
+    #[error("a range of addresses is written as a network, as in \"10.0.0.0/24\"")]
+    HostRange,
     /// A URL, or a host with a path.
     #[error("a host is needed here, without scheme and path: these go into schemes and paths")]
     HostUrl,

@@ -56,6 +56,9 @@ impl HostPattern {
                 Err(error) => Err(error.into()),
             };
         }
+        if is_range(text) {
+            return Err(PatternError::HostRange);
+        }
         if text.contains('*') {
             return Err(PatternError::HostStar);
         }
@@ -142,6 +145,25 @@ impl FromStr for HostPattern {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)
+    }
+}
+
+/// Whether a text is a range of IPv4 addresses, as other programs write it: `10.0.0.*`, `10.0.0.1-10.0.0.9`.
+fn is_range(text: &str) -> bool {
+    let is_address = |text: &str| {
+        let mut parts = text.split('.');
+        let is_part = |part: &str| {
+            part == "*" || (!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        parts.clone().count() == 4 && parts.all(is_part)
+    };
+    match text.split_once('-') {
+        Some((first, last)) => {
+            let last = last.trim();
+            let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+            is_address(first.trim()) && (is_address(last) || is_number)
+        }
+        None => text.contains('*') && is_address(text),
     }
 }
 
@@ -290,6 +312,10 @@ mod tests {
             ("a.*.example", PatternError::HostStar),
             ("ci*.example", PatternError::HostStar),
             ("*example", PatternError::HostStar),
+            ("10.0.0.*", PatternError::HostRange),
+            ("10.0.0.1-10.0.0.9", PatternError::HostRange),
+            ("10.0.0.1-9", PatternError::HostRange),
+            ("10.0.0.1 - 10.0.0.9", PatternError::HostRange),
             ("*.10.0.0.1", PatternError::HostStar),
             ("https://ci.example", PatternError::HostUrl),
             ("ci.example/hooks", PatternError::HostUrl),

@@ -16,7 +16,7 @@ pub enum TargetError {
     },
     /// A byte outside 0x21 to 0x7e.
     #[error(
-        "byte {offset} of the URL is 0x{byte:02x}: percent-encode it, or write a host in its xn-- form"
+        "the URL has {what} (byte {offset}): percent-encode it, or write a host in its xn-- form", what = kind_of(*.byte)
     )]
     Byte {
         /// Its offset, from 0.
@@ -48,4 +48,13 @@ pub enum TargetError {
     /// The host is invalid.
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+/// Describes a byte that no URL may have, without the byte.
+fn kind_of(byte: u8) -> &'static str {
+    match byte {
+        b' ' => "a blank",
+        0x80.. => "a character that is not ASCII",
+        _ => "a control character",
+    }
 }

@@ -69,7 +69,7 @@ impl Default for Windows {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
     /// The peer sent GOAWAY and closed.
-    #[error("the peer ended the session: {0}")]
+    #[error("the other side ended the session: {0}")]
     PeerLeft(GoAwayReason),
     /// Both sides closed in order.
     #[error("closed")]

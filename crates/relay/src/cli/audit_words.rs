@@ -20,9 +20,12 @@ pub(super) fn what(row: &AuditRow) -> String {
             let attempt = detail["attempt"].as_i64().unwrap_or_default();
             format!("attempt {attempt} to deliver {object}{label}{host}")
         }
-        "endpoint" => match row.count {
-            1 => format!("sent a request to the endpoint {object}"),
-            count => format!("sent {count} requests to the endpoint {object}"),
+        "endpoint" => match (object.strip_prefix("proxy "), row.count) {
+            // The forward proxy: no endpoint's name has a blank.
+            (Some(target), 1) => format!("sent a proxy request to {target}"),
+            (Some(target), count) => format!("sent {count} proxy requests to {target}"),
+            (None, 1) => format!("sent a request to the endpoint {object}"),
+            (None, count) => format!("sent {count} requests to the endpoint {object}"),
         },
         "call.redeliver" => format!("had {} delivered again", calls(object, row.count)),
         "call.cancel" => format!("cancelled {}", calls(object, row.count)),
@@ -124,6 +127,13 @@ mod tests {
             count,
             detail: detail.to_owned(),
         }
+    }
+
+    #[test]
+    fn proxy_request_is_not_one_to_an_endpoint() {
+        let of = |count| what(&row("endpoint", "proxy 127.0.0.1:28000", "ok", count, "{}"));
+        assert_eq!(of(1), "sent a proxy request to 127.0.0.1:28000");
+        assert_eq!(of(7), "sent 7 proxy requests to 127.0.0.1:28000");
     }
 
     #[test]

@@ -41,6 +41,23 @@ fn minimal_file_is_enough() {
 }
 
 #[test]
+fn config_of_a_bridge_is_named() {
+    let bridge = include_str!("../../../../deploy/examples/bridge.toml");
+    let error = parse(bridge).unwrap_err();
+    let end = "is a section of the config of integration-bridge, not of integration-relay: check --config";
+    assert!(error.ends_with(end), "{error}");
+    let variables = ENVIRONMENT.variables::<File>();
+    let (_, own) = runtime::config::PROGRAM_SECTIONS[1];
+    for name in own {
+        let is_own = |key: &runtime::config::Key| key.section.unwrap_or(key.name) == *name;
+        assert!(
+            variables.iter().any(|variable| is_own(&variable.key)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn mistake_names_file_line_and_remedy() {
     let cases = [
         (

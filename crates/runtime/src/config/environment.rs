@@ -92,7 +92,7 @@ impl Environment {
                 continue;
             };
             let form = match variable.key.kind {
-                Kind::Text | Kind::Scalar => Form::Setting,
+                Kind::Text | Kind::Boolean | Kind::Integer | Kind::Float => Form::Setting,
                 Kind::List | Kind::Table => Form::Toml,
             };
             let text: OsString = text.into();
@@ -322,19 +322,30 @@ fn value(key: Key, text: &str) -> Result<DeValue<'_>, String> {
     let why = || slips::of_value(text).map_or_else(String::new, |why| format!(" ({why})"));
     match key.kind {
         Kind::Text => Ok(DeValue::String(text.into())),
-        Kind::Scalar => match parsed {
-            Ok(value @ (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_))) => {
-                Ok(value)
-            }
-            Ok(_) | Err(_) => {
-                let lower = text.to_ascii_lowercase();
-                Err(match lower.as_str() {
-                    "true" | "false" | "yes" | "no" | "on" | "off" => {
-                        "write true or false, in small letters".to_owned()
-                    }
-                    _ => format!("{} is not a number, and not true or false", shown(text)),
-                })
-            }
+        Kind::Boolean => match parsed {
+            Ok(value @ DeValue::Boolean(_)) => Ok(value),
+            Ok(_) | Err(_) => Err(format!(
+                "{} is not true or false: write true or false, in small letters",
+                shown(text)
+            )),
+        },
+        Kind::Integer => match parsed {
+            Ok(value @ DeValue::Integer(_)) => Ok(value),
+            _ if slips::has_leading_zero(text) => Err(format!(
+                "the number has leading zeros: write {}",
+                slips::without_zeros(text)
+            )),
+            Ok(_) | Err(_) => Err(format!(
+                "{} is not a whole number: write a whole number, like 512",
+                shown(text)
+            )),
+        },
+        Kind::Float => match parsed {
+            Ok(value @ (DeValue::Integer(_) | DeValue::Float(_))) => Ok(value),
+            Ok(_) | Err(_) => Err(format!(
+                "{} is not a number: write a number, like 0.5",
+                shown(text)
+            )),
         },
         Kind::List => match parsed {
             Ok(value @ DeValue::Array(_)) => Ok(value),

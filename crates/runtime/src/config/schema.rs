@@ -21,8 +21,12 @@ use std::cell::Cell;
 pub enum Kind {
     /// A string; also what is parsed from one.
     Text,
-    /// A number or a boolean.
-    Scalar,
+    /// True or false.
+    Boolean,
+    /// A whole number.
+    Integer,
+    /// A number that may have a fraction.
+    Float,
     /// A list.
     List,
     /// A table with free keys.
@@ -163,8 +167,10 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     leaves! {
         Text: deserialize_any deserialize_str deserialize_string deserialize_char deserialize_bytes
             deserialize_byte_buf deserialize_identifier deserialize_ignored_any deserialize_unit;
-        Scalar: deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
-            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64;
+        Boolean: deserialize_bool;
+        Integer: deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64;
+        Float: deserialize_f32 deserialize_f64;
         Table: deserialize_map;
     }
 

@@ -20,7 +20,62 @@ pub(super) fn in_words(text: &str, at: usize, message: &str) -> String {
     if message.starts_with("cannot recurse") {
         return "brackets are nested too deep".into();
     }
-    of_line(line)
+    match open_list(text, line, at) {
+        Some((key, list)) if odd_character(line).is_none() && !is_foreign_comment(line) => {
+            of_list(key, list)
+        }
+        Some(_) | None => of_line(line),
+    }
+}
+
+/// Returns a list that began in an earlier line and has no end before the line of the mistake: its key, and the text
+/// between.
+fn open_list<'a>(text: &'a str, line: &str, at: usize) -> Option<(&'a str, &'a str)> {
+    let before = text.get(..at)?;
+    let line_start = before.rfind('\n')? + 1;
+    let before = text.get(..line_start)?;
+    let mut start = line_start;
+    for earlier in before.split_inclusive('\n').rev() {
+        start -= earlier.len();
+        let Some((key, value)) = earlier.split_once('=') else {
+            continue;
+        };
+        let key = key.trim();
+        if !is_key(key) {
+            continue;
+        }
+        let list_start = start + earlier.len() - value.len();
+        let is_open =
+            value.trim_start().starts_with('[') && depth(text.get(start..line_start)?) > 0;
+        // The line may be a part of the list, or the next key, whose own list does not count.
+        let is_part = !line.contains('=') && !line.trim_start().starts_with('[');
+        let end = match is_part {
+            true => line_start + line.len(),
+            false => line_start,
+        };
+        return is_open.then_some((key, text.get(list_start..end)?));
+    }
+    None
+}
+
+/// Returns how many brackets of a text are open at its end. Those in texts and comments do not count.
+fn depth(text: &str) -> usize {
+    let mut depth = 0_usize;
+    for line in text.lines() {
+        let mut quote = None;
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(open), c) if open == c => quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '#') => break,
+                (None, '[') => depth += 1,
+                (None, ']') => depth = depth.saturating_sub(1),
+                (None, _) => {}
+            }
+        }
+    }
+    depth
 }
 
 /// Returns what is wrong with a list or table that a variable holds.
@@ -98,15 +153,20 @@ fn odd_character(line: &str) -> Option<String> {
     })
 }
 
+/// Whether a line is a comment of another format.
+fn is_foreign_comment(line: &str) -> bool {
+    let line = line.trim();
+    ["//", ";", "--", "/*", "REM ", "rem "]
+        .iter()
+        .any(|sign| line.starts_with(sign))
+}
+
 fn of_line(line: &str) -> String {
     if let Some(odd) = odd_character(line) {
         return odd;
     }
     let line = line.trim();
-    if ["//", ";", "--", "/*", "REM ", "rem "]
-        .iter()
-        .any(|sign| line.starts_with(sign))
-    {
+    if is_foreign_comment(line) {
         return "a comment begins with #".into();
     }
     if line.starts_with('[') {
@@ -141,13 +201,57 @@ fn of_assignment(key: &str, value: &str) -> String {
         }
         Some('=' | '>') => format!("write one = after `{key}`"),
         Some(quote @ ('"' | '\'')) => of_text(key, value, quote),
-        Some('[') => format!(
-            "the list of `{key}` is written [\"a\", \"b\"]: each text in quotation marks, commas between, and ] at the end"
-        ),
+        Some('[') => of_list(key, value),
         Some('{') => format!(
             "the table of `{key}` is written {{ name = \"value\" }} in one line, with commas between, and }} at the end"
         ),
         Some(_) => of_bare(key, value),
+    }
+}
+
+/// The list may have numbers or texts, and only what it has says which.
+fn of_list(key: &str, list: &str) -> String {
+    let parts = list.split([',', '[', ']', ' ', '\t', '\n', '\r']);
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(number) = parts
+        .iter()
+        .find(|part| is_number(part) && has_leading_zero(part))
+    {
+        return format!(
+            "a number in the list of `{key}` has leading zeros: write {}",
+            without_zeros(number)
+        );
+    }
+    let compact: String = list.chars().filter(|c| !c.is_whitespace()).collect();
+    let is_numbers = !parts.is_empty() && parts.iter().all(is_number);
+    let form = match is_numbers {
+        true => "[80, 443]: numbers without quotation marks",
+        false => "[\"a\", \"b\"]: each text in quotation marks",
+    };
+    match compact.contains(",,") || compact.starts_with("[,") {
+        // In a list of texts the commas may be inside of one.
+        true if is_numbers => {
+            format!(
+                "a number is missing at a comma in the list of `{key}`: write one like [80, 443]"
+            )
+        }
+        true | false => {
+            format!("the list of `{key}` is written {form}, one comma between, and ] at the end")
+        }
+    }
+}
+
+/// Whether a number is written like 0443, which TOML does not have.
+pub(super) fn has_leading_zero(number: &str) -> bool {
+    number.len() > 1 && number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns such a number as it must be written.
+pub(super) fn without_zeros(number: &str) -> &str {
+    match number.trim_start_matches('0') {
+        "" => "0",
+        number => number,
     }
 }
 
@@ -188,6 +292,12 @@ fn of_bare(key: &str, value: &str) -> String {
             "write `{key}` as true or false, in small letters (or in quotation marks, if it is a text)"
         );
     }
+    if has_leading_zero(value) {
+        return format!(
+            "the number of `{key}` has leading zeros: write {key} = {}",
+            without_zeros(value)
+        );
+    }
     let digits = value.trim_start_matches(|c: char| c.is_ascii_digit());
     let is_unit = digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_alphabetic());
     if digits.len() < value.len() && is_unit {
@@ -221,7 +331,13 @@ mod tests {
             ("[limits", "[name]"),
             ("[[allow]", "[[name]]"),
             ("my url = \"sesame\"", "the key before ="),
-            ("names = [\"a\" \"b\"]", "commas between"),
+            ("names = [\"a\" \"b\"]", "one comma between"),
+            ("ports = [443,,80]", "a number is missing at a comma"),
+            ("ports = [443", "is written [80, 443]: numbers without"),
+            ("ports = [80 443]", "is written [80, 443]"),
+            ("ports = [80, 0443]", "has leading zeros: write 443"),
+            ("n = 007", "has leading zeros: write n = 7"),
+            ("n = 00 # none", "has leading zeros: write n = 0"),
             ("weights = { a = 1", "} at the end"),
             ("sesame", "neither key"),
         ] {
@@ -235,6 +351,28 @@ mod tests {
             ("<a/>", "XML"),
         ] {
             assert!(in_words(text, 3, "invalid").contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn list_without_end_is_named_by_its_key() {
+        for (text, words) in [
+            (
+                "ports = [443\nmethods = [\"GET\"]\n",
+                "the list of `ports` is written [80, 443]",
+            ),
+            (
+                "hosts = [\n  \"a]\", # ]\n[[allow]]\n",
+                "the list of `hosts` is written [\"a\"",
+            ),
+            ("ports = [\n\n  443,\n\n  0080\n]\n", "write 80"),
+            ("hosts = [\n  \"a\",\n  // b\n]\n", "begins with #"),
+            ("hosts = [\"a\"]\n[limits\n", "[name]"),
+            ("hosts = [\"a\"]\nn = 5s\n", "write n = \"5s\""),
+        ] {
+            let at = toml::de::DeTable::parse(text).unwrap_err().span();
+            let error = in_words(text, at.unwrap().start, "invalid");
+            assert!(error.contains(words), "{text}: {error}");
         }
     }
 

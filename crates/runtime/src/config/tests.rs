@@ -82,9 +82,9 @@ fn every_key_has_a_variable_with_its_kind() {
             ("SERVER_URL", Kind::Text),
             ("SERVER_NAMES", Kind::List),
             ("SERVER_CA_FILE", Kind::Text),
-            ("SERVER_LIMITS_STREAMS_MAX", Kind::Scalar),
+            ("SERVER_LIMITS_STREAMS_MAX", Kind::Integer),
             ("SERVER_LIMITS_WAIT", Kind::Text),
-            ("SERVER_LIMITS_IS_OPEN", Kind::Scalar),
+            ("SERVER_LIMITS_IS_OPEN", Kind::Boolean),
             ("SERVER_LIMITS_WEIGHTS", Kind::Table),
             ("SERVER_ENDPOINTS", Kind::List),
         ]
@@ -147,6 +147,8 @@ fn mistake_is_located_in_every_form_of_a_key() {
             "`endpoint.name` has a zero-width space",
         ),
         ("[limits]\nwait = 5", 4, "a duration in quotes"),
+        ("[[endpoint]]\nname = 2020-01-01", 4, "is a date"),
+        ("[url]\nwait = 5", 3, "unknown section [url]"),
         ("[limits\n", 3, ""),
     ] {
         // A dotted key counts from the root, so it stands in front.
@@ -170,6 +172,11 @@ fn mistake_of_the_environment_names_its_variable() {
     let file = File::new(FILE);
     for (name, value, word) in [
         ("SERVER_LIMITS_STREAMS_MAX", "many", "\"many\""),
+        ("SERVER_LIMITS_STREAMS_MAX", "abc", "write a whole number"),
+        ("SERVER_LIMITS_STREAMS_MAX", "true", "write a whole number"),
+        ("SERVER_LIMITS_STREAMS_MAX", "1.5", "write a whole number"),
+        ("SERVER_LIMITS_STREAMS_MAX", "007", "write 7"),
+        ("SERVER_LIMITS_IS_OPEN", "1", "write true or false"),
         ("SERVER_LIMITS_STREAMS_MAX", "101", "1 to 100"),
         ("SERVER_LIMITS_WAIT", "\"5s\"", "remove the quotes"),
         ("SERVER_LIMITS_STREAMS_MAX", "'7'", "remove the quotes"),
@@ -309,6 +316,24 @@ fn source_names_file_and_variables() {
     std::fs::remove_file(&path).unwrap();
     let alone = source(&[("SERVER_URL", "https://a"), ("SERVER_NAMES", "[]")]);
     assert_eq!(alone, "2 environment variables, without a config file");
+}
+
+#[test]
+fn path_for_a_shell_is_refused() {
+    for text in [
+        "~",
+        "~/data",
+        "~me/data",
+        "$HOME/data",
+        "${HOME}/a",
+        "%ProgramData%\\a",
+    ] {
+        let error = text.parse::<FilePath>().unwrap_err();
+        assert!(error.contains("write the whole path"), "{text}: {error}");
+    }
+    for text in ["a~1/b", "./~", "data", "/a/$b", "100%", "C:\\a"] {
+        assert!(text.parse::<FilePath>().is_ok(), "{text}");
+    }
 }
 
 #[test]

@@ -367,6 +367,16 @@ fn check_path(text: &str) -> Result<(), String> {
                 .into(),
         );
     }
+    // A shell would replace them. Here they would be the name of a folder.
+    let first = text.split(['/', '\\']).next().unwrap_or_default();
+    let is_variable = |text: &str| {
+        text.starts_with('$') || (text.len() > 2 && text.starts_with('%') && text.ends_with('%'))
+    };
+    if first.starts_with('~') || is_variable(first) {
+        return Err(
+            "the path begins with ~ or a variable, which only a shell replaces: write the whole path".into(),
+        );
+    }
     Ok(())
 }
 

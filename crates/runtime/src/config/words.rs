@@ -12,6 +12,8 @@ pub(super) struct Context<'a> {
     /// The names of the tables and of the key on the way to it, as far as they are known.
     pub(super) path: &'a [String],
     pub(super) sections: &'a [Section],
+    /// Whether the value is a date, which the deserializer takes for a table.
+    pub(super) is_date: bool,
     /// Returns the environment variable of a section's key.
     pub(super) variable: &'a dyn Fn(&str, &str) -> Option<String>,
 }
@@ -27,6 +29,58 @@ impl Context<'_> {
         match self.path {
             [] => "the value".into(),
             path => format!("`{}`", path.join(".")),
+        }
+    }
+}
+
+/// Sections that only one of the programs has. Their configs lie next to each other, and are easily mixed up.
+pub const PROGRAM_SECTIONS: [(&str, &[&str]); 2] = [
+    (
+        "integration-bridge",
+        &["relay", "bridge", "allow", "targets", "signed_calls"],
+    ),
+    (
+        "integration-relay",
+        &["listen", "tls", "storage", "tunnel", "directory", "weights"],
+    ),
+];
+
+/// Returns the message for an unknown section that another program has.
+pub(super) fn of_other_program(name: &str, sections: &[Section]) -> Option<String> {
+    let (program, _) = PROGRAM_SECTIONS
+        .iter()
+        .find(|(_, names)| names.contains(&name))?;
+    // The own program is the one that has a section of this config.
+    let is_own = |names: &[&str]| sections.iter().any(|section| names.contains(&section.name));
+    let (own, _) = PROGRAM_SECTIONS
+        .iter()
+        .find(|(other, names)| other != program && is_own(names))?;
+    Some(format!(
+        "[{name}] is a section of the config of {program}, not of {own}: check --config"
+    ))
+}
+
+/// Returns the message for a section that no program has.
+pub(super) fn unknown_section(name: &str, sections: &[Section]) -> String {
+    let shown = match name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    {
+        true => format!("[{name}]"),
+        false => "in brackets".into(),
+    };
+    match closest(name, sections.iter().map(|section| section.name)) {
+        Some(near) => {
+            let near = sections.iter().find(|section| section.name == near);
+            let near = near.map(Section::header).unwrap_or_default();
+            format!("unknown section {shown}; did you mean {near}?")
+        }
+        None => {
+            let headers: Vec<String> = sections.iter().map(Section::header).collect();
+            format!(
+                "unknown section {shown}; known here: {}",
+                headers.join(", ")
+            )
         }
     }
 }
@@ -175,6 +229,7 @@ fn wrong_type(rest: &str, context: &Context<'_>) -> String {
         "floating" => "a number with a fraction",
         "boolean" => "true or false",
         "sequence" => "a list",
+        "map" if context.is_date => "a date without quotation marks",
         "map" => "a table",
         "datetime" => "a date",
         _ => "of another type",
@@ -250,6 +305,7 @@ mod tests {
         let context = Context {
             path: &path,
             sections: &sections,
+            is_date: path.last().is_some_and(|name| name == "day"),
             variable: &variable,
         };
         in_plain_words(message, &context)
@@ -322,6 +378,11 @@ mod tests {
                 &["relay", "n"],
                 "invalid type: string \"a, expected b\", expected a boolean",
                 "`relay.n` is a text in quotation marks: write true or false without quotation marks",
+            ),
+            (
+                &["relay", "day"],
+                "invalid type: map, expected a string",
+                "`relay.day` is a date without quotation marks: write a text in quotation marks",
             ),
             (
                 &["targets", "wait"],

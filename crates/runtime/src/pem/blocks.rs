@@ -146,9 +146,18 @@ fn without_blocks(text: &str) -> Result<Vec<Item>, String> {
             "PuTTY-User-Key-File",
             "is a key of PuTTY: export it with puttygen as an OpenSSL key",
         ),
-        ("ssh-", "is an SSH key, which TLS does not use"),
-        ("ecdsa-sha2-", "is an SSH key, which TLS does not use"),
-        ("---- BEGIN SSH2", "is an SSH key, which TLS does not use"),
+        (
+            "ssh-",
+            "is an SSH key, and a file in PEM is needed (-----BEGIN ...-----)",
+        ),
+        (
+            "ecdsa-sha2-",
+            "is an SSH key, and a file in PEM is needed (-----BEGIN ...-----)",
+        ),
+        (
+            "---- BEGIN SSH2",
+            "is an SSH key, and a file in PEM is needed (-----BEGIN ...-----)",
+        ),
     ] {
         if trimmed.starts_with(start) {
             return Err(what.to_owned());

@@ -19,6 +19,9 @@ use tokio::time::{Instant, timeout};
 /// Longest response head to CONNECT. A longer one is a web page.
 const RESPONSE_MAX_BYTES: usize = 16 * 1024;
 
+/// The port of a proxy whose URL names none: that of squid. curl's default is 1080; neither is a standard.
+const DEFAULT_PORT: u16 = 3128;
+
 /// Header fields of that response.
 const RESPONSE_HEADERS_MAX: usize = 64;
 
@@ -94,6 +97,8 @@ pub struct ProxyServer {
     host: String,
     port: u16,
     authorization: Option<String>,
+    /// Whether user and password are those of an environment variable: only there can they be corrected.
+    is_login_of_variable: bool,
 }
 
 impl fmt::Debug for ProxyServer {
@@ -104,7 +109,10 @@ impl fmt::Debug for ProxyServer {
 
 impl fmt::Display for ProxyServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
     }
 }
 
@@ -146,7 +154,7 @@ impl Proxy {
         "no_proxy",
     ];
 
-    /// Parses a URL like `http://proxy.example.com:3128`.
+    /// Parses a URL like `http://proxy.example.com:3128`. Without a port it is 3128.
     ///
     /// # Errors
     /// [`ProxyError::Setting`], which does not repeat the URL.
@@ -174,7 +182,10 @@ impl Proxy {
             .or_else(|| set("no_proxy"))
             .unwrap_or_default();
         Ok(Self::Via {
-            server: ProxyServer::parse(name, url.trim())?,
+            server: ProxyServer {
+                is_login_of_variable: true,
+                ..ProxyServer::parse(name, url.trim())?
+            },
             no_proxy: NoProxy::parse(&no_proxy),
         })
     }
@@ -185,6 +196,7 @@ impl Proxy {
         if let Self::Via { server, .. } = &mut self {
             let pair = STANDARD.encode(format!("{user}:{password}"));
             server.authorization = Some(format!("Basic {pair}"));
+            server.is_login_of_variable = false;
         }
         self
     }
@@ -235,12 +247,20 @@ impl ProxyServer {
         if host.is_empty() {
             return Err(wrong());
         }
+        let after_host = authority.as_str().rsplit_once('@');
+        let after_host = after_host.map_or(authority.as_str(), |(_, rest)| rest);
+        let port = match after_host.get(host.len()..).unwrap_or_default() {
+            "" | ":" => DEFAULT_PORT,
+            // The library gives no port both without one and for one that is too large.
+            _ => authority.port_u16().filter(|port| *port > 0).ok_or_else(|| {
+                because("has a port that is not a number from 1 to 65535: write http://proxy.example.com:3128".into())
+            })?,
+        };
         Ok(Self {
             host: host.trim_matches(['[', ']']).to_owned(),
-            // 3128 is the port of squid, and curl's default is 1080: neither is a standard, so the port of the
-            // most common HTTP proxy is used.
-            port: authority.port_u16().unwrap_or(3128),
+            port,
             authorization,
+            is_login_of_variable: false,
         })
     }
 
@@ -361,6 +381,9 @@ impl ProxyServer {
         let cause = match status {
             200..=299 => return Ok(()),
             407 if wants_other => Cause::ProxyLoginScheme,
+            407 if self.authorization.is_some() && self.is_login_of_variable => {
+                Cause::ProxyVariableLoginRejected
+            }
             407 if self.authorization.is_some() => Cause::ProxyLoginRejected,
             407 => Cause::ProxyLoginMissing,
             403 => Cause::ProxyForbids,
@@ -417,6 +440,53 @@ mod tests {
         assert!(proxy.server_for("notcorp.example", 443).is_some());
         assert_eq!(env(&[]), Proxy::Direct);
         assert_eq!(env(&[("HTTPS_PROXY", " ")]), Proxy::Direct);
+    }
+
+    #[test]
+    fn port_of_proxy_is_default_or_checked() {
+        for (url, shown) in [
+            ("http://proxy", "proxy:3128"),
+            ("proxy:", "proxy:3128"),
+            ("me:pw@proxy", "proxy:3128"),
+            ("http://me:pw@proxy:8080/", "proxy:8080"),
+            ("http://[fd00::1]", "[fd00::1]:3128"),
+            ("http://[fd00::1]:65535", "[fd00::1]:65535"),
+        ] {
+            let Ok(Proxy::Via { server, .. }) = Proxy::from_url("relay.proxy", url) else {
+                panic!("{url} is refused");
+            };
+            assert_eq!(server.to_string(), shown);
+        }
+        for url in [
+            "http://proxy:31280000",
+            "proxy:99999",
+            "http://proxy:0",
+            "http://me:pw@127.0.0.1:65536",
+            "http://[fd00::1]:65536/",
+        ] {
+            let error = Proxy::from_url("HTTPS_PROXY", url).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("from 1 to 65535"), "{url}: {error}");
+            assert!(!error.contains("pw"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rejected_login_names_where_it_is_set() {
+        let cause = |proxy: &Proxy| {
+            let server = proxy.server_for("relay.example.com", 443).unwrap();
+            let response = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\n\r\n";
+            match server.check(response) {
+                Err(ProxyError::Status { cause, .. }) => cause,
+                other => panic!("{other:?}"),
+            }
+        };
+        let proxy = env(&[("HTTPS_PROXY", "http://me:secret@proxy")]);
+        assert_eq!(cause(&proxy), Cause::ProxyVariableLoginRejected);
+        let proxy = proxy.with_basic("me", "other");
+        assert_eq!(cause(&proxy), Cause::ProxyLoginRejected);
+        let proxy = env(&[("HTTPS_PROXY", "http://proxy")]);
+        assert_eq!(cause(&proxy), Cause::ProxyLoginMissing);
     }
 
     #[test]

@@ -18,6 +18,7 @@ impl Cause {
         Self::ConnectFailed,
         Self::ProxyLoginMissing,
         Self::ProxyLoginRejected,
+        Self::ProxyVariableLoginRejected,
         Self::ProxyLoginScheme,
         Self::ProxyForbids,
         Self::ProxyCannotReach,
@@ -135,6 +136,11 @@ impl Cause {
                 "it does not accept the user and password",
                 "the proxy answers 407 to the configured user",
                 "store the proxy's user and password again: `integration-bridge credential set`",
+            ),
+            Self::ProxyVariableLoginRejected => (
+                "it does not accept the user and password of the environment variable",
+                "the proxy answers 407 to the user in HTTPS_PROXY or ALL_PROXY",
+                "correct user and password in HTTPS_PROXY (or ALL_PROXY), and restart the bridge",
             ),
             Self::ProxyLoginScheme => (
                 "it requires NTLM or Negotiate, which are not supported",

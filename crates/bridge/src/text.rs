@@ -1,5 +1,6 @@
 //! Short text forms that several modules need: error chains and hexadecimal.
 
+use runtime::shortage::in_words;
 use std::error::Error;
 use std::fmt::Write as _;
 
@@ -8,7 +9,11 @@ pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        let part = error.to_string();
+        // An error of the system, whose cause the text may have in plain words.
+        let part = match error.downcast_ref::<std::io::Error>() {
+            Some(error) if text.contains(&in_words(error)) => break,
+            Some(_) | None => error.to_string(),
+        };
         // Many libraries already include the source in their own text (hyper, rustls).
         if !text.contains(&part) {
             text.push_str(": ");

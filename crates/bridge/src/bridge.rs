@@ -10,13 +10,14 @@ use crate::data_dir::DataDirError;
 use crate::deliveries::Deliveries;
 use crate::dispatcher::{Active, ActiveError, Dispatcher, OnResponse, Records, own_addresses};
 use crate::health::Health;
-use crate::identity::{self, Identity, IdentityError};
+use crate::identity::{self, Identity, IdentityError, OtherPairing};
 use crate::journal::{Bounds, Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
 use crate::reload::{self, ReloadError};
 use crate::state::{BridgeState, Lifecycle, RelayLink, SessionSet, Stage};
 use crate::stats::{RuntimeStats, now_s};
 use protocol::session::{Budget, EndReason};
+use runtime::shortage::in_words;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,17 +43,9 @@ pub enum StartError {
     /// There is no usable identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// It was paired with another relay.
-    #[error(
-        "this bridge is paired with {paired}, but relay.url is {configured}; correct relay.url, or pair \
-         the bridge with the other relay (`integration-bridge pair`)"
-    )]
-    OtherRelay {
-        /// The relay of the identity.
-        paired: String,
-        /// The relay of the config.
-        configured: String,
-    },
+    /// It was paired with another relay or under another name.
+    #[error(transparent)]
+    OtherPairing(#[from] OtherPairing),
     /// The config's rules, proxy or keys cannot be used.
     #[error(transparent)]
     Active(#[from] ActiveError),
@@ -60,7 +53,7 @@ pub enum StartError {
     #[error(transparent)]
     Credentials(#[from] StoreError),
     /// The audit file cannot be written.
-    #[error("cannot open the audit file {path} (audit.file)")]
+    #[error("cannot open the audit file {path} (audit.file): {why}", why = in_words(.source))]
     Audit {
         /// The file.
         path: String,
@@ -68,7 +61,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The metrics address is in use, or does not belong to this machine.
-    #[error("cannot listen on metrics.listen = \"{address}\"")]
+    #[error("cannot listen on metrics.listen = \"{address}\": {}", not_listening(.source))]
     Metrics {
         /// The address.
         address: std::net::SocketAddr,
@@ -81,6 +74,16 @@ pub enum StartError {
     /// The proxy or the certificates for the relay cannot be used.
     #[error(transparent)]
     Dial(PairError),
+}
+
+/// Returns why an address cannot be listened on, and what to do.
+fn not_listening(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program uses this address; stop it, or change metrics.listen".to_owned()
+        }
+        _ => format!("{}; change metrics.listen", in_words(error)),
+    }
 }
 
 /// Starts bridges.
@@ -97,17 +100,11 @@ impl Bridge {
         // First, because it locks the directory: everything below may then rely on being alone.
         let data_dir = config.bridge.lock_data_dir()?;
         let identity = Identity::load(&data_dir)?;
-        let configured = config.relay.url.to_string();
-        if identity.relay != configured {
-            return Err(StartError::OtherRelay {
-                paired: identity.relay,
-                configured,
-            });
-        }
+        identity.check(&config.relay.url, &config.bridge.name)?;
         let credentials = credentials::load(&config)?;
         let dialer = dialer(&config, &credentials).map_err(StartError::Dial)?;
         tracing::info!(
-            relay = configured,
+            relay = identity.relay,
             tenant = identity.tenant,
             bridge = identity.name,
             endpoints = config.rules.endpoints.len(),
@@ -313,5 +310,25 @@ fn delivery_limits(config: &DeliveriesSection) -> crate::deliveries::Limits {
     crate::deliveries::Limits {
         concurrent_max: config.concurrent_max.get() as usize,
         body_max: config.body_max.bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_port_of_the_metrics_is_in_plain_words() {
+        let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = used.local_addr().unwrap();
+        let source = std::net::TcpListener::bind(address).unwrap_err();
+        let error = StartError::Metrics { address, source };
+        assert_eq!(
+            crate::text::error_chain(&error),
+            format!(
+                "cannot listen on metrics.listen = \"{address}\": another program uses this address; stop it, or \
+                 change metrics.listen"
+            )
+        );
     }
 }

@@ -23,7 +23,8 @@ Exit codes:
   0  success. `policy test`: the request would be allowed. `status`: the bridge is online
   1  failure; standard error has the cause and the remedy. `status`: the bridge is offline
   2  invalid command line
-  3  `policy test`: the request would be refused. `credential test`: a target rejects it";
+  3  `policy test`: the request would be refused. `credential test`: a target rejects it
+  4  `audit verify`: no defect was found, and the files do not show that nothing is missing";
 
 /// Connects to a relay, and sends its requests inside this network as far as the local config allows.
 #[derive(Debug, Parser)]

@@ -203,6 +203,13 @@ impl Config {
         }
     }
 
+    /// Returns the names of all environment variables that the bridge reads.
+    pub(crate) fn variable_names() -> Vec<String> {
+        let keys = ENVIRONMENT.variables::<File>().into_iter();
+        let others = ENVIRONMENT.others.iter().map(|name| (*name).to_owned());
+        keys.map(|variable| variable.name).chain(others).collect()
+    }
+
     /// Returns the environment variables with the bridge's prefix that are not a key.
     pub(crate) fn unknown_variables() -> Unknown {
         ENVIRONMENT.unknown_of_process::<File>()

@@ -8,8 +8,9 @@
 //! Files are opened relative to the directory's descriptor and without following links (`runtime::files`):
 //! root may run a command on a directory of the bridge's own user.
 
-use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private};
-use std::fs::{self, File, TryLockError};
+use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private, make_private_dir};
+use runtime::shortage::in_words;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ const LOCK_FILE: &str = "lock";
 pub enum DataDirError {
     /// A file or the directory cannot be created, read or written.
     #[error(
-        "{action} {path} failed; check that it is on a writable disk and owned by the user that runs the \
-         bridge"
+        "{action} {path} failed: {why}; check that it is on a writable disk and owned by the user that runs the \
+         bridge", why = in_words(.source)
     )]
     Io {
         /// What the bridge tried to do.
@@ -35,6 +36,16 @@ pub enum DataDirError {
         path: String,
         /// The system's error.
         source: io::Error,
+    },
+    /// A file is in the directory's place.
+    #[error(
+        "bridge.data_dir {path} cannot be used: {file} is a file; name a directory, or remove the file"
+    )]
+    IsFile {
+        /// The directory.
+        path: String,
+        /// The file.
+        file: String,
     },
     /// Another process has locked the directory.
     #[error(
@@ -151,6 +162,12 @@ impl PrivateDir {
                 source,
             }
         };
+        if let Some(file) = path.ancestors().find(|above| above.is_file()) {
+            return Err(DataDirError::IsFile {
+                path: path.display().to_string(),
+                file: file.display().to_string(),
+            });
+        }
         make_private_dir(path).map_err(failed("creating the directory"))?;
         let dir = Dir::open(path).map_err(failed("opening the directory"))?;
         // Of the opened directory: its path may lead to another one by now.
@@ -315,17 +332,6 @@ fn within_bounds(path: &Path, content: Content) -> Result<Content, DataDirError>
     Ok(content)
 }
 
-fn make_private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder.create(path)
-}
-
 fn check_private(
     path: &Path,
     privacy: Privacy,
@@ -347,6 +353,22 @@ fn check_private(
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use std::fs;
+
+    #[test]
+    fn file_in_place_of_the_directory_is_named() {
+        let temp = TempDir::new("file");
+        let file = temp.path().join("data");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let error = PrivateDir::open(&path).unwrap_err().to_string();
+            let is_file = format!("{} is a file", file.display());
+            assert!(
+                error.contains(&is_file) && !error.contains("os error"),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn directory_is_locked_by_one_process() {

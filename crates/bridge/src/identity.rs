@@ -17,6 +17,7 @@ use runtime::secret::{Zeroize as _, Zeroizing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
+use transport::dial::RelayUrl;
 
 /// Name of the file in the data directory.
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
@@ -46,6 +47,43 @@ pub enum IdentityError {
     /// The system's random generator failed.
     #[error("the system's random generator failed; cannot create a key")]
     Random,
+}
+
+/// A pairing that does not fit the config.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OtherPairing {
+    /// It was paired with another relay.
+    #[error(
+        "this bridge is paired with {paired}, but relay.url is {configured}; correct relay.url, or pair \
+         the bridge with the other relay (`integration-bridge pair`)"
+    )]
+    Relay {
+        /// The relay of the identity.
+        paired: String,
+        /// The relay of the config.
+        configured: String,
+    },
+    /// It was paired under another name.
+    #[error(
+        "bridge.name is \"{configured}\", but this bridge is paired as \"{paired}\"; write the old name, or pair \
+         the bridge again (`integration-bridge pair`)"
+    )]
+    Name {
+        /// The name of the identity.
+        paired: String,
+        /// The name of the config.
+        configured: String,
+    },
+}
+
+impl OtherPairing {
+    /// Returns the config key that differs.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Relay { .. } => "relay.url",
+            Self::Name { .. } => "bridge.name",
+        }
+    }
 }
 
 /// The key pair and the installation's random id. Created once and kept when the bridge is paired again.
@@ -171,6 +209,27 @@ impl Identity {
         })
     }
 
+    /// Checks that the config has the relay and the name under which the bridge is paired.
+    ///
+    /// # Errors
+    /// [`OtherPairing`] with the first difference.
+    pub(crate) fn check(&self, relay: &RelayUrl, name: &str) -> Result<(), OtherPairing> {
+        let configured = relay.to_string();
+        if self.relay != configured {
+            return Err(OtherPairing::Relay {
+                paired: self.relay.clone(),
+                configured,
+            });
+        }
+        if self.name != name {
+            return Err(OtherPairing::Name {
+                paired: self.name.clone(),
+                configured: name.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Writes the identity atomically, with mode 0600.
     ///
     /// # Errors
@@ -253,6 +312,23 @@ pub(crate) mod tests {
         assert_eq!(loaded.key.instance(), identity.key.instance());
         assert_eq!(loaded.bridge_id, "b1");
         assert!(!format!("{loaded:?}").contains("private"));
+    }
+
+    #[test]
+    fn config_must_have_the_paired_relay_and_name() {
+        let identity = example();
+        let relay = |url: &str| url.parse::<RelayUrl>().unwrap();
+        let own = relay("https://relay.example.com");
+        identity.check(&own, "berlin").unwrap();
+        let other = identity.check(&own, "third").unwrap_err();
+        assert_eq!(other.key(), "bridge.name");
+        assert_eq!(
+            other.to_string(),
+            "bridge.name is \"third\", but this bridge is paired as \"berlin\"; write the old name, or pair the bridge \
+             again (`integration-bridge pair`)"
+        );
+        let other = identity.check(&relay("https://other.example"), "berlin");
+        assert_eq!(other.unwrap_err().key(), "relay.url");
     }
 
     #[test]

@@ -5,18 +5,21 @@
 //! 1. the secrets that this program knows, in every encoding that logs and configs have (`known`);
 //! 2. the rest of a line after a word that announces a secret, like `password` or `key=` (`shape`);
 //! 3. text that looks like a secret: PEM blocks, user information in URLs, tokens (`shape`);
-//! 4. comments of a config, where administrators note passwords (`comments`).
+//! 4. comments of a config, where administrators note passwords (`comments`);
+//! 5. everything in the setting of a proxy that is not its host and port (`proxy`).
 //!
 //! A JSON document is redacted value by value before it is serialized: it stays a valid document, and no filter stops at an
 //! escape.
 
 mod comments;
 mod known;
+mod proxy;
 mod shape;
 
 use serde_json::Value;
 
 pub(crate) use comments::without_comments;
+pub(crate) use proxy::{logins, settings_in, without_login};
 
 /// Replaces what was removed.
 const REMOVED: &str = "[removed]";
@@ -26,6 +29,8 @@ const REMOVED: &str = "[removed]";
 pub(crate) struct Redactor {
     /// Each secret in all its encodings, the longest first: a short one may be part of a longer one.
     known: Vec<String>,
+    /// Words that look like a secret, and are none.
+    public: Vec<String>,
 }
 
 impl std::fmt::Debug for Redactor {
@@ -57,6 +62,11 @@ impl Redactor {
         }
     }
 
+    /// Adds a word that stays although it looks like a secret, such as a public key.
+    pub(crate) fn publish(&mut self, word: &str) {
+        self.public.push(word.to_owned());
+    }
+
     fn sort(&mut self) {
         self.known
             .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -77,7 +87,7 @@ impl Redactor {
                 out.push('\n');
             }
             if !is_pem {
-                out.push_str(&shape::redact_line(line));
+                out.push_str(&shape::redact_line(line, &self.public));
                 out.push('\n');
             }
             if line.contains("-----END ") {
@@ -96,6 +106,7 @@ impl Redactor {
             Value::Object(fields) => {
                 let fields = fields.iter().map(|(name, value)| {
                     let value = match value {
+                        Value::String(text) if self.public.contains(text) => value.clone(),
                         Value::String(_) | Value::Number(_) if shape::is_announcing(name) => {
                             Value::from(REMOVED)
                         }
@@ -181,9 +192,47 @@ mod tests {
             "data_dir = \"/var/lib/integration-bridge\"",
             "key_file = \"/etc/integration-bridge/key\"",
             "an integration-bridge-support-1764517200.tar was written",
+            "ok    data       /var/lib/integration-bridge is private and writable",
+            "WARN other users had access to a private file; it is now accessible to its owner alone path=/x was=\"0644\"",
+            "bridge.toml:4: unknown key `password`; known here: name, url, did you mean `paused`?",
         ] {
             assert_eq!(redactor.redact(text).trim_end(), text);
         }
+    }
+
+    #[test]
+    fn url_with_an_unencoded_password_is_redacted() {
+        let redactor = Redactor::default();
+        for text in [
+            "proxy = \"http://u:a/Pw20x#b@h:1\"",
+            "HTTPS_PROXY=http://u:Pw20x?@h:1 x",
+            "cannot use http://u:'Pw20x'@h:1",
+            "private_key = Pw20x",
+            "private: Pw20x",
+            "unknown key `password` Pw20x",
+        ] {
+            let redacted = redactor.redact(text);
+            assert!(!redacted.contains("Pw20x"), "{redacted}");
+        }
+    }
+
+    #[test]
+    fn public_key_is_kept() {
+        let key = "9f86d081884c7d659a2feaa0c55ad0159f86d081884c7d659a2feaa0c55ad015";
+        let mut redactor = Redactor::default();
+        redactor.publish(key);
+        assert_eq!(
+            redactor.redact(&format!("  key {key}")),
+            format!("  key {key}\n")
+        );
+        assert_eq!(
+            redactor.redact_json(&json!({"key": key})),
+            json!({"key": key})
+        );
+        assert_eq!(
+            redactor.redact_json(&json!({"key": "x"})),
+            json!({"key": REMOVED})
+        );
     }
 
     #[test]

@@ -43,11 +43,22 @@ pub enum ReloadError {
     #[error(transparent)]
     Dial(#[from] PairError),
     /// A key has changed that is read only at the start.
-    #[error("{key} has changed, which needs a restart; the whole config was rejected")]
+    #[error("{key} has changed, which needs {}; the whole config was rejected", needed(.key))]
     NeedsRestart {
         /// The key.
         key: String,
     },
+}
+
+/// Returns what makes a key effective that is read only at the start.
+fn needed(key: &str) -> &'static str {
+    match key {
+        // A restart alone would end with an error.
+        "bridge.name" | "relay.url" => {
+            "a restart after the bridge was paired again (`integration-bridge pair`)"
+        }
+        _ => "a restart",
+    }
 }
 
 impl ReloadError {

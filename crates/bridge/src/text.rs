@@ -1,7 +1,7 @@
 //! Short text forms that several modules need: error chains and hexadecimal.
 
 pub(crate) use runtime::hex::{decode as unhex, encode as hex};
-
+use runtime::shortage::in_words;
 use std::error::Error;
 
 /// Returns an error and its sources in one line, separated by `": "`.
@@ -9,7 +9,11 @@ pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        let part = error.to_string();
+        // An error of the system, whose cause the text may have in plain words.
+        let part = match error.downcast_ref::<std::io::Error>() {
+            Some(error) if text.contains(&in_words(error)) => break,
+            Some(_) | None => error.to_string(),
+        };
         // Many libraries already include the source in their own text (hyper, rustls).
         if !text.contains(&part) {
             text.push_str(": ");

@@ -160,6 +160,17 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Documen
     Document::new(path, text.to_owned(), true, Vec::new()).read()
 }
 
+/// Returns the text of a config file, in each encoding that is taken, also when it has mistakes.
+///
+/// # Errors
+/// Why it cannot be read, for people.
+pub fn text_of(path: &Path) -> Result<String, String> {
+    read(path).map_err(|error| match error {
+        ReadError::Io(error) => crate::shortage::in_words(&error),
+        ReadError::Text(error) => error.to_string(),
+    })
+}
+
 /// Returns the directory against which relative paths of a config file are resolved.
 pub fn base_of(path: &Path) -> PathBuf {
     std::path::absolute(path)

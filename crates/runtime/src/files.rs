@@ -185,6 +185,21 @@ pub fn open(path: &Path) -> io::Result<File> {
     Dir::open(dir)?.open_file(name)
 }
 
+/// Makes a directory and those above it, where they are missing, for this user alone (mode 0700).
+///
+/// # Errors
+/// The system's error.
+pub fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(path)
+}
+
 /// Splits a path into its directory and the name in it.
 fn split(path: &Path) -> io::Result<(&Path, &str)> {
     let name = path.file_name().and_then(|name| name.to_str());

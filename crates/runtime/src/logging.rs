@@ -19,7 +19,9 @@ mod rotated;
 pub use filter::parse_filter;
 
 use crate::config::{BoundedInt, ByteSize, DataPath};
+use crate::files::make_private_dir;
 use crate::log::StandardError;
+use crate::shortage::in_words;
 use crate::value::{self, Form};
 use escaped::{EscapedLines, field};
 use rotated::Rotated;
@@ -166,7 +168,12 @@ impl Program {
             None => (crate::log::start(StandardError), io::stderr().is_terminal()),
             Some(file) => {
                 let (size, files) = (section.file_max.bytes(), section.files.get());
-                let (rotated, opened) = Rotated::open(&file.in_dir(data_dir), size, files);
+                let path = file.in_dir(data_dir);
+                if path.starts_with(data_dir) {
+                    // Otherwise the log would make it, for all users. A failure shows when the file is opened.
+                    let _ = make_private_dir(data_dir);
+                }
+                let (rotated, opened) = Rotated::open(&path, size, files);
                 not_opened = opened.err();
                 (crate::log::start(rotated), false)
             }
@@ -205,7 +212,7 @@ impl Program {
         let path = section.file.as_ref().map(|file| file.in_dir(data_dir));
         if let (Some(error), Some(path)) = (not_opened, &path) {
             tracing::error!(
-                path = %path.display(), %error,
+                path = %path.display(), error = in_words(&error),
                 "cannot open log.file; logging to standard error until it can be opened"
             );
         }

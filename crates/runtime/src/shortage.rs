@@ -49,6 +49,35 @@ pub fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     None
 }
 
+/// Returns the cause of a failed file or socket operation in words for an administrator, as a sentence after a colon.
+pub fn in_words(error: &io::Error) -> String {
+    // The text of a program, not of the system.
+    if error.get_ref().is_some() {
+        return error.to_string();
+    }
+    let words = match error.kind() {
+        io::ErrorKind::NotFound => "it does not exist",
+        io::ErrorKind::AlreadyExists => "it exists already",
+        io::ErrorKind::PermissionDenied => "this user has no permission",
+        io::ErrorKind::NotADirectory => "a part of its path is a file, not a directory",
+        io::ErrorKind::IsADirectory => "it is a directory",
+        io::ErrorKind::StorageFull => "the disk is full",
+        io::ErrorKind::QuotaExceeded => "the quota of the disk is used up",
+        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only",
+        io::ErrorKind::AddrInUse => "another program uses this address",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have this address",
+        io::ErrorKind::ConnectionRefused => "nothing listens there",
+        _ => {
+            let text = error.to_string();
+            return match text.rfind(" (os error ") {
+                Some(at) => text[..at].to_owned(),
+                None => text,
+            };
+        }
+    };
+    words.to_owned()
+}
+
 /// Whether a chain of errors contains a shortage.
 pub fn is_in(error: &(dyn Error + 'static)) -> bool {
     io_error(error).is_some_and(is_shortage)
@@ -89,6 +118,17 @@ fn is_io_error(_: &io::Error) -> bool {
 mod tests {
     use super::*;
     use rustix::io::Errno;
+
+    #[test]
+    fn system_error_is_in_plain_words() {
+        let of = |errno: Errno| in_words(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert_eq!(of(Errno::NOENT), "it does not exist");
+        assert_eq!(of(Errno::ADDRINUSE), "another program uses this address");
+        for errno in [Errno::IO, Errno::NOTDIR, Errno::MFILE, Errno::LOOP] {
+            assert!(!of(errno).contains("os error"), "{errno:?}");
+        }
+        assert_eq!(in_words(&io::Error::new(io::ErrorKind::NotFound, "x")), "x");
+    }
 
     #[test]
     fn shortage_differs_from_refusal() {

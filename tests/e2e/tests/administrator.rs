@@ -69,7 +69,7 @@ async fn status_reports_online_and_offline() {
 
     world.stop_bridge().await;
     let gone = world.bridge_cli(&["status"]).await.failure();
-    assert!(gone.contains("no running bridge"), "{gone}");
+    assert!(gone.contains("no bridge runs with this config"), "{gone}");
 }
 
 #[tokio::test]

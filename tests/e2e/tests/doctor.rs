@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use serde_json::Value;
+use std::os::unix::ffi::OsStrExt as _;
 use support::process::{command, finish};
 use support::setup::{Bridge, BridgeSetup, Endpoint, path};
 use support::{Ask, LONG_TIMEOUT, Running, Target, TempDir, TestEnv, eventually};
@@ -208,7 +209,10 @@ async fn support_bundle_contains_no_secret() {
             .args(["support-bundle", "--output", archive.to_str().unwrap()])
             .arg("--config")
             .arg(world.bridge_config())
-            .env("PATH", path);
+            .env("PATH", path)
+            .env("FTP_PROXY", "http://u:planted/in#proxy@proxy.example:1")
+            .env("BRIDGE_UNKNOWN", "planted-in-unknown")
+            .env("NOT_TEXT", std::ffi::OsStr::from_bytes(b"\xff"));
         finish("support-bundle", command, LONG_TIMEOUT)
     };
     let output = bundle(log.path().to_str().unwrap()).await.success();
@@ -254,6 +258,18 @@ async fn support_bundle_contains_no_secret() {
         (&1.into(), &"opened".into())
     );
     assert!(line["id"].as_str().unwrap().len() == 32, "{line}");
+    let environment = file_in(&bytes, "environment.txt");
+    assert_eq!(
+        environment.trim_end().lines().collect::<Vec<_>>(),
+        [
+            "BRIDGE_UNKNOWN=[not a known variable; value removed]",
+            "FTP_PROXY=http://[removed]@proxy.example:1"
+        ]
+    );
+    let checked = file_in(&bytes, "config-check.txt");
+    assert!(checked.contains("bridge.toml: valid"), "{checked}");
+    let status = file_in(&bytes, "status.txt");
+    assert!(!status.contains("key [removed]"), "{status}");
     let metrics = file_in(&bytes, "metrics.txt");
     assert!(metrics.contains("metrics.listen"), "{metrics}");
     // Without a journal the bundle says so.
@@ -352,6 +368,58 @@ async fn service_unit_is_installed_and_removed() {
     removal.args(["service", "uninstall", "--unit-dir", dir, "--no-start"]);
     finish("uninstall", removal, LONG_TIMEOUT).await.success();
     assert!(!units.join("integration-bridge.service").exists());
+}
+
+#[tokio::test]
+async fn policy_test_names_the_case_of_a_method() {
+    let world = TestEnv::start().await;
+    std::fs::write(
+        world.bridge_config(),
+        std::fs::read_to_string(world.bridge_config()).unwrap()
+            + "\n[[allow]]\nhost = \"ci.example\"\nmethods = [\"GET\"]\n",
+    )
+    .unwrap();
+    let output = world
+        .bridge_cli(&["policy", "test", "--method", "get", "https://ci.example/"])
+        .await;
+    assert_eq!(output.status.code(), Some(2), "{}", output.stderr);
+    assert!(
+        output
+            .stderr
+            .contains("methods are case-sensitive: use --method GET"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[tokio::test]
+async fn changed_name_is_reported_after_pairing() {
+    let mut world = TestEnv::start().await;
+    world.stop_bridge().await;
+    let config = std::fs::read_to_string(world.bridge_config()).unwrap();
+    std::fs::write(world.bridge_config(), config.replace("\"b1\"", "\"b2\"")).unwrap();
+    for command in [&["run"][..], &["doctor"], &["config", "check"]] {
+        let output = world.bridge_cli(command).await;
+        assert!(!output.status.success(), "{command:?}: {}", output.stdout);
+        let text = format!("{}{}", output.stdout, output.stderr);
+        assert!(text.contains("bridge.name is \"b2\""), "{text}");
+        assert!(text.contains("paired as \"b1\""), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn error_of_a_start_is_in_the_log_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = TestEnv::start().await;
+    let setup = BridgeSetup::new("b2").set("log.file", "own.log");
+    let other = Bridge::write(&world.relay, setup, world.dir());
+    let finished = other.cli(&["run"]).await;
+    assert!(!finished.status.success(), "{}", finished.stdout);
+    let log = std::fs::read_to_string(other.data_dir().join("own.log")).unwrap();
+    assert!(log.contains("not paired yet"), "{log}");
+    assert!(!log.contains("other users had access"), "{log}");
+    let mode = std::fs::metadata(other.data_dir()).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o700);
 }
 
 #[tokio::test]

@@ -308,9 +308,12 @@ const IN_USE: &[(&str, &str)] = &[
     ("the port of the relay is closed", "was not reached"),
     (
         "a config file that does not exist",
-        "cannot read the config file",
+        "does not exist; name another with --config",
     ),
-    ("status without a running bridge", "no running bridge"),
+    (
+        "status without a running bridge",
+        "no bridge runs with this config",
+    ),
     (
         "two bridges with one data directory",
         "is in use by another integration-bridge process",

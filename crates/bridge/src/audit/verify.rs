@@ -4,6 +4,7 @@ use super::head::{HeadFile, head_path};
 use super::lines::rotated;
 use crate::text::hex;
 use ring::digest::{SHA256, digest};
+use runtime::shortage::in_words;
 use serde_json::Value;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ pub(crate) struct Anchor {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     /// A file cannot be read.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("cannot read {path}: {why}", path = .path.display(), why = in_words(.source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -307,6 +308,18 @@ mod tests {
         audit.endpoint("alm", "GET", "200".into(), took);
         audit.endpoint("alm", "GET", "200".into(), took);
         audit.stop();
+    }
+
+    #[test]
+    fn missing_file_cannot_be_read() {
+        let dir = TempDir::new("audit-missing");
+        let (key, path) = (Key::generate().unwrap(), dir.path().join("none.jsonl"));
+        for head_file in [None, Some(path.as_path())] {
+            let broken = verify(&path, head_file, key.public(), &[]).unwrap_err();
+            assert!(matches!(broken, Broken::Io { .. }), "{broken}");
+            let text = format!("cannot read {}: it does not exist", path.display());
+            assert_eq!(broken.to_string(), text);
+        }
     }
 
     #[test]

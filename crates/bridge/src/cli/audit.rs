@@ -2,7 +2,7 @@
 
 use super::common::{ConfigArg, DONE, FAILED, Outcome, UNPROVED, complain, print};
 use super::status::status_of;
-use crate::audit::verify::{Anchor, verify};
+use crate::audit::verify::{Anchor, Broken, verify};
 use crate::identity::Identity;
 use crate::text::unhex;
 use clap::{Args, Subcommand};
@@ -76,6 +76,11 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
     let head_file = args.head_file.as_deref();
     let found = match verify(&file, head_file, identity.key.public(), &anchors) {
         Ok(found) => found,
+        // A wrong name is no finding about the file.
+        Err(broken @ Broken::Io { .. }) => {
+            complain(&broken.to_string());
+            return Ok(FAILED);
+        }
         Err(broken) => {
             complain(&format!("the audit file is not valid: {broken}"));
             return Ok(FAILED);

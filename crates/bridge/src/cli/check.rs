@@ -11,6 +11,7 @@ use crate::target_access::resolve;
 use clap::Args;
 use policy::{Candidate, Policy, PolicyError, RefusalKind};
 use runtime::output::counted;
+use std::error::Error;
 use std::net::IpAddr;
 use transport::dial::Proxy;
 
@@ -27,12 +28,31 @@ pub(super) struct TestArgs {
 }
 
 pub(super) fn check(arg: &ConfigArg) -> Outcome {
-    let config = arg.load()?;
+    let found = examine(&arg.load()?)?;
+    found.lines.iter().for_each(|line| print(line));
+    found.mistakes.iter().for_each(|mistake| complain(mistake));
+    Ok(match found.is_valid {
+        true => DONE,
+        false => FAILED,
+    })
+}
+
+/// What `config check` reports.
+pub(super) struct Examined {
+    /// The verdict, the meaning of the config, and what it names.
+    pub(super) lines: Vec<String>,
+    /// Mistakes outside of the config.
+    pub(super) mistakes: Vec<String>,
+    is_valid: bool,
+}
+
+/// Checks a config that was read.
+pub(super) fn examine(config: &Config) -> Result<Examined, Box<dyn Error>> {
     crate::logging::check()?;
     // With "env" the proxy is in variables, whose mistakes would otherwise appear at the first connection.
     config.relay.proxy.resolve()?;
     config.targets.proxy.resolve()?;
-    let found = files::inspect(&config);
+    let found = files::inspect(config);
     let verdict = match found.errors() {
         0 => "valid".to_owned(),
         errors => format!(
@@ -40,30 +60,24 @@ pub(super) fn check(arg: &ConfigArg) -> Outcome {
             counted(errors, "error")
         ),
     };
-    print(&match &config.source {
+    let mut lines = vec![match &config.source {
         source if source.file.is_some() => format!("{source}: {verdict}"),
         source => format!("{source} at {}: {verdict}", config.path.display()),
-    });
-    for line in explain(&config)?.iter().chain(found.lines()) {
-        print(line);
-    }
-    let unknown = Config::unknown_variables();
-    if let Some(note) = unknown.note {
-        print(&note);
-    }
+    }];
+    lines.extend(explain(config)?);
+    lines.extend_from_slice(found.lines());
     // At the start it is a warning in the log; a check is asked for mistakes.
-    unknown
-        .mistakes
-        .iter()
-        .for_each(|mistake| complain(mistake));
-    Ok(match found.errors() == 0 && unknown.mistakes.is_empty() {
-        true => DONE,
-        false => FAILED,
+    let unknown = Config::unknown_variables();
+    lines.extend(unknown.note);
+    Ok(Examined {
+        is_valid: found.errors() == 0 && unknown.mistakes.is_empty(),
+        lines,
+        mistakes: unknown.mistakes,
     })
 }
 
 /// Returns the meaning of a config, in lines for people.
-pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
+fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
         format!(
             "relay: {}, at most {}",
@@ -197,6 +211,15 @@ pub(super) fn test(args: &TestArgs) -> Outcome {
         complain(&format!(
             "{refusal}; the argument is a URL like https://ci.corp.example/hooks/1"
         ));
+        return Ok(USAGE);
+    }
+    let upper = args.method.to_ascii_uppercase();
+    if let Err(refusal) = &explanation.decision
+        && refusal.kind() == RefusalKind::Method
+        && upper != args.method
+    {
+        // No list of methods can have this one, so the advice of the rules would be wrong.
+        complain(&format!("methods are case-sensitive: use --method {upper}"));
         return Ok(USAGE);
     }
     print(&explanation.to_string());

@@ -22,6 +22,16 @@ const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
     logging::start(&config.log, config.bridge.data_dir.get())?;
+    let is_in_file = config.log.file.is_some();
+    let outcome = run_with_log(config);
+    // The error is printed to standard error, which a reader of the log file does not see.
+    if is_in_file && let Err(error) = &outcome {
+        tracing::error!(error = error_chain(error.as_ref()), "the bridge stops");
+    }
+    outcome
+}
+
+fn run_with_log(config: Config) -> Outcome {
     let runtime = builder(WorkerShare::Half).build()?;
     let code = runtime.block_on(async {
         // Before everything else: without a handler, SIGHUP during a slow start would end the process.

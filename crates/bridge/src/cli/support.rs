@@ -1,11 +1,11 @@
 //! `doctor` and `support-bundle`: finds the fault, and collects what support needs, without secrets.
-//! `collect` reads logs, the journal and metrics.
+//! `collect` reads logs, the journal and metrics; `environment` reads the variables.
 
 mod collect;
+mod environment;
 
-use super::check::explain;
+use super::check::examine as check_config;
 use super::common::{ConfigArg, DONE, FAILED, Outcome, print, short_runtime};
-use super::secret_input::SECRET_ENV;
 use super::service;
 use crate::config::{Config, FilePath};
 use crate::control::message::{ControlRequest, ControlResponse};
@@ -13,20 +13,19 @@ use crate::control::socket;
 use crate::credentials::{OWN_KEY_FILE, Store};
 use crate::data_dir::PrivateDir;
 use crate::doctor::{State, examine};
-use crate::redact::{Redactor, without_comments};
+use crate::identity::Identity;
+use crate::redact::{Redactor, logins, settings_in, without_comments};
 use crate::stats::now_s;
 use crate::text::{error_chain, unhex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use runtime::shortage::in_words;
 use serde::Serialize;
 use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Variables whose value is a secret or identifies one.
-const SECRET_VARIABLES: [&str; 2] = [SECRET_ENV, "BRIDGE_CLIENT_ID"];
 
 /// `doctor`.
 #[derive(Debug, Args)]
@@ -116,18 +115,42 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    let file = options
-        .open(&output)
-        .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
+    let file = options.open(&output).map_err(|error| {
+        let output = output.display();
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                format!("cannot write {output}: it exists already; name another file with --output")
+            }
+            _ => format!("cannot write {output}: {}", in_words(&error)),
+        }
+    })?;
+    let names = match write(args, file) {
+        Ok(names) => names.join(", "),
+        Err(error) => {
+            // A part of an archive is of no use, and its name would be in the way of the next attempt.
+            let _ = std::fs::remove_file(&output);
+            return Err(error);
+        }
+    };
+    print(&format!("{}: {names}", output.display()));
+    print("secrets were removed; review the archive before you send it");
+    Ok(DONE)
+}
+
+/// Writes the archive, and returns the names of its files.
+fn write(args: &BundleArgs, file: File) -> Result<Vec<String>, Box<dyn Error>> {
     // A broken config is a reason to write a bundle, not to fail.
     let config = args.config.load();
     let data_dir = args.config.data_dir();
+    let text = runtime::config::text_of(&args.config.config);
+    let variables = environment::variables();
     let mut bundle = Bundle {
         tar: tar::Builder::new(file),
         redactor: known_secrets(
             config.as_ref().ok(),
             data_dir.as_deref().ok(),
-            &args.config.config,
+            text.as_deref().unwrap_or_default(),
+            &variables,
         ),
         names: Vec::new(),
     };
@@ -138,18 +161,18 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
         std::env::consts::ARCH
     );
     bundle.add("version.txt", &version)?;
-    let text = std::fs::read_to_string(&args.config.config)
-        .unwrap_or_else(|error| format!("cannot read it: {error}\n"));
+    let text = text.unwrap_or_else(|why| format!("cannot read it: {why}\n"));
     // The text as well as its parsed form: its order often explains a mistake.
     bundle.add("bridge.toml", &without_comments(&text))?;
     let checked = match &config {
-        Ok(config) => {
-            explain(config).map_or_else(|error| error.to_string(), |lines| lines.join("\n"))
-        }
+        Ok(config) => check_config(config).map_or_else(
+            |error| error_chain(error.as_ref()),
+            |found| [found.lines, found.mistakes].concat().join("\n"),
+        ),
         Err(error) => error_chain(error),
     };
     bundle.add("config-check.txt", &checked)?;
-    bundle.add("environment.txt", &environment())?;
+    bundle.add("environment.txt", &environment::shown(&variables))?;
     print("running doctor; this may take a minute");
     let report = short_runtime()?.block_on(examine(&args.config.config));
     bundle.add("doctor.txt", &report.to_string())?;
@@ -191,30 +214,36 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
         };
         bundle.add_lines("metrics.txt", metrics)?;
     }
-    let names = bundle.names.join(", ");
     bundle.tar.into_inner()?.sync_all()?;
-    print(&format!("{}: {names}", output.display()));
-    print("secrets were removed; review the archive before you send it");
-    Ok(DONE)
+    Ok(bundle.names)
 }
 
 /// Returns a redactor with every secret that this program can know, also if the config cannot be used.
-fn known_secrets(config: Option<&Config>, data_dir: Option<&Path>, file: &Path) -> Redactor {
+fn known_secrets(
+    config: Option<&Config>,
+    data_dir: Option<&Path>,
+    text: &str,
+    variables: &[(String, String)],
+) -> Redactor {
     let mut redactor = Redactor::default();
-    for (name, value) in std::env::vars() {
-        if is_secret_variable(&name) {
-            redactor.know(&value);
+    for (name, value) in variables {
+        if environment::is_secret(name) {
+            redactor.know(value);
             if name.ends_with("_FILE")
-                && let Ok(text) = std::fs::read_to_string(&value)
+                && let Ok(text) = std::fs::read_to_string(value)
             {
                 redactor.know(&text);
             }
         }
         // User and password of a proxy, in whatever variable the proxy is configured.
-        users_in(&value, &mut redactor);
+        users_in(value, &mut redactor);
+        if environment::is_proxy(name) {
+            know_logins(value, &mut redactor);
+        }
     }
-    if let Ok(text) = std::fs::read_to_string(file) {
-        users_in(&text, &mut redactor);
+    users_in(text, &mut redactor);
+    for setting in settings_in(text) {
+        know_logins(setting, &mut redactor);
     }
     let Some(data_dir) = data_dir else {
         return redactor;
@@ -232,13 +261,18 @@ fn known_secrets(config: Option<&Config>, data_dir: Option<&Path>, file: &Path) 
             }
         }
     }
+    // Signed calls need it, and it looks like a secret.
+    if let Ok(identity) = Identity::load(&dir) {
+        redactor.publish(&crate::signed::fingerprint(identity.key.public()));
+    }
     if let Ok(Some(bytes)) = dir.read_private(crate::identity::IDENTITY_FILE)
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
         && let Some(fields) = value.as_object()
     {
         // The private key is among them. A longer list is safer than one of field names, which may change.
         for text in fields.values().filter_map(|value| value.as_str()) {
-            if text.len() > 40 {
+            // The URL of the relay may be as long.
+            if text.len() > 40 && !text.starts_with("https://") {
                 redactor.know(text);
                 if let Ok(bytes) = STANDARD.decode(text) {
                     redactor.know_bytes(&bytes);
@@ -261,16 +295,31 @@ fn known_secrets(config: Option<&Config>, data_dir: Option<&Path>, file: &Path) 
 fn users_in(text: &str, redactor: &mut Redactor) {
     for (at, _) in text.match_indices("://") {
         let rest = &text[at + 3..];
-        let end = rest.find(|c: char| c.is_whitespace() || "/\"'?#".contains(c));
-        let authority = &rest[..end.unwrap_or(rest.len())];
-        let Some((user, _)) = authority.rsplit_once('@') else {
-            continue;
-        };
-        // A user alone is a token of some services; a name of few letters would be removed everywhere.
-        for part in user.splitn(2, ':') {
-            redactor.know(part);
-            redactor.know(&percent_decoded(part));
+        let end = rest.find(|c: char| c.is_whitespace() || c == '"');
+        let url = &rest[..end.unwrap_or(rest.len())];
+        let end = url.find(['/', '\'', '?', '#']);
+        // As a parser reads it, and up to the last `@`: a password may have characters that end the authority.
+        for part in [&url[..end.unwrap_or(url.len())], url] {
+            if let Some((login, _)) = part.rsplit_once('@') {
+                know_login(login, redactor);
+            }
         }
+    }
+}
+
+/// Adds user and password of a setting of a proxy, however it is written.
+fn know_logins(setting: &str, redactor: &mut Redactor) {
+    for secret in logins(setting) {
+        redactor.know(secret);
+        redactor.know(&percent_decoded(secret));
+    }
+}
+
+/// Adds `user:password`. A user alone is a token of some services.
+fn know_login(login: &str, redactor: &mut Redactor) {
+    for part in login.splitn(2, ':') {
+        redactor.know(part);
+        redactor.know(&percent_decoded(part));
     }
 }
 
@@ -294,35 +343,6 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Returns whether a variable of the environment holds a secret, by its name.
-fn is_secret_variable(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
-    SECRET_VARIABLES.contains(&name)
-        || [
-            "SECRET", "PASSWORD", "PASSWD", "TOKEN", "API_KEY", "PRIVATE",
-        ]
-        .iter()
-        .any(|word| upper.contains(word))
-}
-
-/// Returns the bridge's variables and the proxy variables, with the values of those that hold no secret.
-fn environment() -> String {
-    let mut lines: Vec<String> = std::env::vars()
-        .filter(|(name, _)| {
-            let upper = name.to_ascii_uppercase();
-            upper.starts_with("BRIDGE_") || upper.ends_with("_PROXY")
-        })
-        .map(
-            |(name, value)| match is_secret_variable(&name) && !name.ends_with("_FILE") {
-                true => format!("{name}=[removed]"),
-                false => format!("{name}={value}"),
-            },
-        )
-        .collect();
-    lines.sort();
-    lines.join("\n")
 }
 
 /// Returns names, sizes and modes of the files in the data directory.

@@ -42,17 +42,25 @@ pub(crate) enum ControlResponse {
 /// Why a command gets no response from the running bridge.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// No process listens.
+    /// No bridge has ever listened there, or the last one has stopped.
+    #[cfg(unix)]
+    #[error("no bridge runs with this config ({cause}): {remedy}")]
+    NotRunning {
+        /// What shows it.
+        cause: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The socket exists, and cannot be used.
     #[cfg(unix)]
     #[error(
-        "no running bridge responds at {path}; check that it runs, and run this command as its user or \
-         as root"
+        "cannot reach the bridge at {path}: {cause}; run this command as the user of the bridge, or as root"
     )]
-    NotRunning {
+    NotReachable {
         /// The socket.
         path: String,
-        /// The system's error.
-        source: std::io::Error,
+        /// The cause.
+        cause: String,
     },
     /// The connection failed before the response.
     #[cfg(unix)]

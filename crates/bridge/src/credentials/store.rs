@@ -167,7 +167,8 @@ impl Store {
                 credentials: Vec::new(),
             });
         };
-        let file: File = serde_json::from_slice(&bytes).map_err(|error| self.damaged(error))?;
+        let file: File = serde_json::from_slice(&bytes)
+            .map_err(|error| self.damaged(not_credentials(&error)))?;
         if file.version != VERSION {
             return Err(self.damaged(format!("version {} is not known", file.version)));
         }
@@ -307,6 +308,20 @@ impl Store {
             origins: origins.map_err(|error| self.damaged(error))?,
             name: entry.name.clone(),
         })
+    }
+}
+
+/// Returns what is wrong with the text of the file.
+fn not_credentials(error: &serde_json::Error) -> String {
+    let line = error.line();
+    match error.classify() {
+        serde_json::error::Category::Eof => format!("it ends early, at line {line}"),
+        serde_json::error::Category::Data => {
+            format!("line {line} has something that this version does not write")
+        }
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax => {
+            format!("invalid JSON at line {line}")
+        }
     }
 }
 
@@ -531,6 +546,24 @@ mod tests {
             store.remove("alm"),
             Err(StoreError::Unknown { .. })
         ));
+    }
+
+    #[test]
+    fn damaged_file_is_reported_in_plain_words() {
+        let dir = TempDir::new("credentials-damaged");
+        let store = store(&dir);
+        for (text, detail) in [
+            ("{\n", "it ends early, at line 2"),
+            ("{\"version\": x}", "invalid JSON at line 1"),
+            (
+                "{\n\"other\": 1}",
+                "line 2 has something that this version does not write",
+            ),
+        ] {
+            store.dir.write_private(FILE, text.as_bytes()).unwrap();
+            let error = store.load().unwrap_err().to_string();
+            assert!(error.contains(&format!("is damaged ({detail})")), "{error}");
+        }
     }
 
     #[test]

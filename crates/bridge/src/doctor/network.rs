@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
 use crate::credentials::{self, with_credential};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, OtherPairing};
 use crate::stats::now_s;
 use crate::text::error_chain;
 use runtime::output::counted;
@@ -211,18 +211,22 @@ fn identity(config: &Config) -> Check {
         .map_err(IdentityError::from)
         .and_then(|dir| Identity::load(&dir));
     match loaded {
-        Ok(identity) if identity.relay != config.relay.url.to_string() => Check::fail(
-            "identity",
-            format!(
-                "paired with {}, but relay.url is {}",
-                identity.relay, config.relay.url
+        Ok(identity) => match identity.check(&config.relay.url, &config.bridge.name) {
+            Ok(()) => Check::ok(
+                "identity",
+                format!("bridge {} of tenant {}", identity.name, identity.tenant),
             ),
-            "correct relay.url, or pair the bridge with the other relay",
-        ),
-        Ok(identity) => Check::ok(
-            "identity",
-            format!("bridge {} of tenant {}", identity.name, identity.tenant),
-        ),
+            Err(OtherPairing::Relay { paired, configured }) => Check::fail(
+                "identity",
+                format!("paired with {paired}, but relay.url is {configured}"),
+                "correct relay.url, or pair the bridge with the other relay",
+            ),
+            Err(OtherPairing::Name { paired, configured }) => Check::fail(
+                "identity",
+                format!("paired as \"{paired}\", but bridge.name is \"{configured}\""),
+                "write the old name into bridge.name, or pair the bridge again",
+            ),
+        },
         Err(error) => Check::fail("identity", error_chain(&error), PAIR),
     }
 }
@@ -233,7 +237,7 @@ fn tunnel(config: &Config) -> Check {
     let status = match socket::send(config.bridge.data_dir.get(), &ControlRequest::Status) {
         Ok(ControlResponse::Status(status)) => status,
         Ok(_) => return Check::skipped("tunnel", "the running bridge sent an unexpected response"),
-        Err(error) => return Check::skipped("tunnel", format!("no running bridge: {error}")),
+        Err(error) => return Check::skipped("tunnel", error.to_string()),
     };
     if status.online {
         // The pattern holds its remedy: a session that is up does not show that the last ones were cut.

@@ -3,7 +3,7 @@
 use super::REMOVED;
 
 /// Words that announce a secret anywhere in a line. The rest of the line is removed.
-const ANNOUNCING: [&str; 17] = [
+const ANNOUNCING: [&str; 19] = [
     "password",
     "passwd",
     "passphrase",
@@ -15,7 +15,9 @@ const ANNOUNCING: [&str; 17] = [
     "api-key",
     "api_key",
     "apikey",
-    "private",
+    "private_key",
+    "private-key",
+    "privatekey",
     "bearer ",
     "basic ",
     "signature",
@@ -24,8 +26,9 @@ const ANNOUNCING: [&str; 17] = [
 ];
 
 /// Words that announce a secret as the whole name, or its last part, of a value: `key=`, `db_pw: `.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "pass", "pwd", "pw", "pin", "key", "auth", "sig", "psk", "otp", "jwt", "sid", "creds",
+    "private",
 ];
 
 /// Names of values that look like tokens and are needed to follow a request. None holds a secret.
@@ -77,19 +80,22 @@ fn last_part(name: &str) -> &str {
 }
 
 /// Returns a line without what announces a secret or looks like one.
-pub(super) fn redact_line(line: &str) -> String {
+/// `public` are words that look so and stay.
+pub(super) fn redact_line(line: &str, public: &[String]) -> String {
     let lower = line.to_ascii_lowercase();
     // The offsets are valid in `line`, too: only ASCII letters change, and keep their length.
     let announced = ANNOUNCING
         .iter()
-        .filter_map(|word| Some(lower.find(word)? + word.len()))
+        .flat_map(|word| lower.match_indices(word).map(|(at, word)| at + word.len()))
+        // The name of a key in a message of this program, "unknown key `password`; known here: ...", has no value.
+        .filter(|end| !lower[*end..].starts_with("`;"))
         .chain(named_value(&lower))
         .min();
     let (head, tail) = match announced {
         None => (line, ""),
         Some(at) => line.split_at(at),
     };
-    let mut out = redact_words(&without_user(head));
+    let mut out = redact_words(&without_user(head), public);
     if !tail.is_empty() {
         // The rest of the word and its separator stay, so that the line can still be understood.
         let value = tail
@@ -117,7 +123,8 @@ fn named_value(lower: &str) -> Option<usize> {
     })
 }
 
-/// Removes the user information from URLs: `scheme://user:password@host`.
+/// Removes the user information from URLs: `scheme://user:password@host`. It ends at the last `@` before a blank or a
+/// quotation mark: a password that is not percent-encoded may contain everything else.
 fn without_user(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -125,26 +132,22 @@ fn without_user(line: &str) -> String {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
         let end = after
-            .find(['/', ' ', '"', '\'', '?', '#'])
+            .find(|c: char| c.is_whitespace() || c == '"')
             .unwrap_or(after.len());
-        let authority = &after[..end];
-        // The last one: a password may contain further `@`.
-        match authority.rsplit_once('@') {
-            Some((_, host)) => {
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
                 out.push_str(REMOVED);
-                out.push('@');
-                out.push_str(host);
+                &after[at..]
             }
-            None => out.push_str(authority),
-        }
-        rest = &after[end..];
+            None => after,
+        };
     }
     out.push_str(rest);
     out
 }
 
 /// Removes words that look like a secret.
-fn redact_words(line: &str) -> String {
+fn redact_words(line: &str, public: &[String]) -> String {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+' | '/');
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -177,7 +180,8 @@ fn redact_words(line: &str) -> String {
             letters
         };
         let word = &rest[..end];
-        let is_secret = looks_secret(word) && !is_public(name);
+        let is_kept = is_public(name) || public.iter().any(|public| public == word);
+        let is_secret = looks_secret(word) && !is_kept;
         out.push_str(if is_secret { REMOVED } else { word });
         name = word;
         rest = &rest[end..];

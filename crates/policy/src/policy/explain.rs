@@ -35,6 +35,12 @@ pub struct RuleVerdict {
     pub reason: String,
 }
 
+impl RuleVerdict {
+    fn is_cause_of(&self, refusal: &Refusal) -> bool {
+        Refusal::new(refusal.kind(), self.to_string()) == *refusal
+    }
+}
+
 impl fmt::Display for RuleVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.rule, self.reason)
@@ -56,7 +62,14 @@ impl fmt::Display for Explanation {
                     candidate.target()
                 )
             }
-            Err(refusal) => write!(f, "refused: {refusal}"),
+            // The text of a refusal by a rule is that rule's line above.
+            Err(refusal) => match self.rules.iter().find(|rule| rule.is_cause_of(refusal)) {
+                Some(rule) if self.rules.len() > 1 => {
+                    write!(f, "refused; the nearest rule is {}", rule.rule)
+                }
+                Some(_) => f.write_str("refused"),
+                None => write!(f, "refused: {refusal}"),
+            },
         }
     }
 }

@@ -265,6 +265,22 @@ fn explanation_has_a_line_for_every_rule() {
 }
 
 #[test]
+fn explanation_states_each_refusal_once() {
+    let text = |rules, url| policy(rules).explain("GET", url).to_string();
+    let url = "https://ci.corp.example/hooks/";
+    let refused = "allow rule 1 (host ci.corp.example) does not allow method GET: add \"GET\" to its methods\n";
+    assert_eq!(text(vec![hooks()], url), format!("{refused}refused"));
+    assert_eq!(
+        text(vec![hooks(), rule("other")], url),
+        format!(
+            "{refused}allow rule 2 (host other) is for other hosts\n\
+             refused; the nearest rule is allow rule 1 (host ci.corp.example)"
+        )
+    );
+    assert!(text(vec![rule("other")], url).contains("refused: no allow rule matches"));
+}
+
+#[test]
 fn explanation_names_always_refused_hosts() {
     let policy = policy(vec![rule("*.google.internal"), rule("0.0.0.0/0")]);
     for url in [

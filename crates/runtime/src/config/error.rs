@@ -1,6 +1,8 @@
 //! A mistake in a config: where it is, what is wrong, what would be right.
 
+use crate::shortage::in_words;
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -60,11 +62,23 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, prefix, .. } => write!(
-                f,
-                "cannot read the config file {}; name another with --config or {prefix}_CONFIG",
-                path.display()
-            ),
+            Self::Read {
+                path,
+                prefix,
+                source,
+            } => match source.kind() {
+                ErrorKind::NotFound => write!(
+                    f,
+                    "the config file {} does not exist; name another with --config or {prefix}_CONFIG",
+                    path.display()
+                ),
+                _ => write!(
+                    f,
+                    "cannot read the config file {}: {}; name another with --config or {prefix}_CONFIG",
+                    path.display(),
+                    in_words(source)
+                ),
+            },
             Self::Mistake {
                 path,
                 location,
@@ -83,14 +97,8 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Read { source, .. } => Some(source),
-            Self::Mistake { .. } => None,
-        }
-    }
-}
+// Without a source: the text has the cause, before the remedy.
+impl std::error::Error for ConfigError {}
 
 /// A value that parses, and contradicts another one or a limit.
 #[derive(Debug, Clone)]

@@ -65,11 +65,17 @@ impl Privacy {
 pub fn make_private(file: &File, path: &Path, kind: Kind) -> io::Result<Privacy> {
     let found = imp::privacy(file, kind, true)?;
     if let Privacy::Tightened { was } = found {
-        tracing::warn!(
-            path = %path.display(),
-            was = format!("{was:04o}"),
-            "other users had access to a private file; it is now accessible to its owner alone"
-        );
+        let (path, was) = (path.display(), format!("{was:04o}"));
+        match file.metadata().is_ok_and(|found| found.is_dir()) {
+            true => tracing::warn!(
+                %path, was,
+                "other users had access to a private directory; it is now accessible to its owner alone"
+            ),
+            false => tracing::warn!(
+                %path, was,
+                "other users had access to a private file; it is now accessible to its owner alone"
+            ),
+        }
     }
     Ok(found)
 }

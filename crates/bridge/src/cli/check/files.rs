@@ -100,7 +100,11 @@ fn data_dir(config: &Config, found: &mut Findings) {
         Err(error) => return found.error(key, error_chain(&error)),
     };
     match Identity::load(&dir) {
-        Ok(_) => {}
+        Ok(identity) => {
+            if let Err(other) = identity.check(&config.relay.url, &config.bridge.name) {
+                found.error(other.key(), other.to_string());
+            }
+        }
         Err(IdentityError::NotPaired { .. }) => {
             found.note("not paired yet: run `integration-bridge pair`");
         }

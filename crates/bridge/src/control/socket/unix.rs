@@ -3,6 +3,8 @@
 use crate::control::message::{
     ControlError, ControlRequest, ControlResponse, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES,
 };
+use crate::identity::IDENTITY_FILE;
+use runtime::shortage::in_words;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -173,11 +175,8 @@ pub(super) fn send(
     data_dir: &Path,
     request: &ControlRequest,
 ) -> Result<ControlResponse, ControlError> {
-    let not_running = |source| ControlError::NotRunning {
-        path: data_dir.join(SOCKET).display().to_string(),
-        source,
-    };
-    let no_response = |error: io::Error| ControlError::NoResponse(error.to_string());
+    let not_running = |error: io::Error| not_running(data_dir, &error);
+    let no_response = |error: io::Error| ControlError::NoResponse(in_words(&error));
     // The descriptor must live until the connection is made: the path leads through it.
     let (path, _socket) = socket(data_dir).map_err(not_running)?;
     let mut stream = UnixStream::connect(&path).map_err(not_running)?;
@@ -190,7 +189,42 @@ pub(super) fn send(
     let mut line = String::new();
     let mut read = BufReader::new(stream.take(RESPONSE_MAX_BYTES));
     read.read_line(&mut line).map_err(no_response)?;
-    serde_json::from_str(&line).map_err(|error| ControlError::NoResponse(error.to_string()))
+    serde_json::from_str(&line).map_err(|_| {
+        ControlError::NoResponse(
+            "its response is not complete, or is of another version".to_owned(),
+        )
+    })
+}
+
+/// Returns why there is no connection to the socket, and what to do.
+fn not_running(data_dir: &Path, error: &io::Error) -> ControlError {
+    const START: &str = "start it, or name the config with which it runs (--config)";
+    let socket = data_dir.join(SOCKET);
+    let (cause, remedy) = match error.kind() {
+        io::ErrorKind::NotFound if data_dir.join(IDENTITY_FILE).exists() => {
+            (format!("there is no {}", socket.display()), START)
+        }
+        io::ErrorKind::NotFound => (
+            format!("there is no {}", socket.display()),
+            "this bridge is not paired yet; run `integration-bridge pair`, or name the config of the running bridge \
+             (--config)",
+        ),
+        // The file is left over from a bridge that was killed.
+        io::ErrorKind::ConnectionRefused => {
+            (format!("nothing listens at {}", socket.display()), START)
+        }
+        io::ErrorKind::NotADirectory => (
+            format!("{} is a file", data_dir.display()),
+            "bridge.data_dir must be a directory",
+        ),
+        _ => {
+            return ControlError::NotReachable {
+                path: socket.display().to_string(),
+                cause: in_words(error),
+            };
+        }
+    };
+    ControlError::NotRunning { cause, remedy }
 }
 
 #[cfg(test)]
@@ -223,6 +257,28 @@ mod tests {
             let _ = serving.await;
             let stopped = send(dir.path(), &ControlRequest::Status);
             assert!(matches!(stopped, Err(ControlError::NotRunning { .. })));
+        }
+    }
+
+    #[test]
+    fn missing_bridge_is_reported_with_its_cause_first() {
+        let dir = TempDir::new("stopped");
+        let text = |path: &Path| send(path, &ControlRequest::Status).unwrap_err().to_string();
+        let unpaired = text(dir.path());
+        assert!(
+            unpaired.starts_with("no bridge runs with this config (there is no "),
+            "{unpaired}"
+        );
+        assert!(unpaired.contains("not paired yet"), "{unpaired}");
+        std::fs::write(dir.path().join(IDENTITY_FILE), "{}").unwrap();
+        assert!(text(dir.path()).contains("start it"));
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+        let killed = text(dir.path());
+        assert!(killed.contains("nothing listens at"), "{killed}");
+        let file = text(&dir.path().join(IDENTITY_FILE));
+        assert!(file.contains("is a file"), "{file}");
+        for shown in [unpaired, killed, file] {
+            assert!(!shown.contains("os error"), "{shown}");
         }
     }
 }

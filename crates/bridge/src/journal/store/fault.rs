@@ -36,9 +36,39 @@ pub(super) fn disk(error: impl Into<redb::Error>) -> Fault {
         redb::Error::Corrupted(_) => (false, true),
         _ => (false, false),
     };
+    // redb's own texts are about its file format.
+    let detail = match &error {
+        _ if is_damage => "the file is damaged, or is not a journal".to_owned(),
+        redb::Error::Io(error) => shortage::in_words(error),
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+            "an earlier error of the disk closed it".to_owned()
+        }
+        redb::Error::DatabaseAlreadyOpen => "another process has it open".to_owned(),
+        redb::Error::UpgradeRequired(_) => {
+            "it was written by another version of this program".to_owned()
+        }
+        error => error.to_string(),
+    };
     Fault {
-        detail: error.to_string(),
+        detail,
         may_pass,
         is_damage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_in_plain_words() {
+        for error in [
+            redb::Error::Corrupted("region layout: file_len=30000".to_owned()),
+            redb::Error::Io(io::ErrorKind::InvalidData.into()),
+        ] {
+            let fault = disk(error);
+            assert!(fault.is_damage);
+            assert_eq!(fault.detail, "the file is damaged, or is not a journal");
+        }
     }
 }

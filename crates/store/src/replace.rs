@@ -3,7 +3,7 @@
 //! ```text
 //! relay.db, relay.db-wal    the old database; its last changes may be in the log alone
 //! relay.db                  the log is written back: the file alone is the old database
-//! relay.db, aside           a second name of the old file
+//! relay.db, aside           a second name of the old file; on a volume without hard links, a copy
 //! relay.db (new), aside     one rename
 //! ```
 //!
@@ -21,6 +21,9 @@ use std::time::Duration;
 
 /// The files that SQLite keeps next to a database: log, index of the log, rollback journal.
 const PARTS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// End of the name of a copy that is not complete.
+const UNFINISHED: &str = ".unfinished";
 
 /// How long it is waited for a command that has the database open.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,10 +46,21 @@ pub struct Replaced {
 /// [`StoreError::Unusable`] when another process has the database open, or a file cannot be moved. `to` is then
 /// the previous database.
 pub async fn replace(
+    lock: &ServingLock,
+    to: &Path,
+    by: &Path,
+    aside: &Path,
+) -> Result<Replaced, StoreError> {
+    replace_with(lock, to, by, aside, |to, aside| fs::hard_link(to, aside)).await
+}
+
+/// The same, with the function that gives a file a second name.
+async fn replace_with(
     _lock: &ServingLock,
     to: &Path,
     by: &Path,
     aside: &Path,
+    link: impl Fn(&Path, &Path) -> io::Result<()>,
 ) -> Result<Replaced, StoreError> {
     let failed = |what: &str, path: &Path, error: &io::Error| {
         StoreError::Unusable(format!("cannot {what} {}: {error}", path.display()))
@@ -60,7 +74,11 @@ pub async fn replace(
         replaced.damage = write_back(to).await?;
         remove_second_names(to).map_err(|error| failed("read the directory of", to, &error))?;
         // A link, not a rename: the old database keeps its name until the new one has it.
-        fs::hard_link(to, aside).map_err(|error| failed("move", to, &error))?;
+        if link(to, aside).is_err() {
+            // FAT, some network volumes and some containers have no hard links. A cause that also concerns a copy is
+            // reported by it.
+            copy_aside(to, aside).map_err(|error| failed("copy", to, &error))?;
+        }
     }
     for part in PARTS {
         let file = with_suffix(to, part);
@@ -150,36 +168,80 @@ pub async fn check(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Removes the second names that a crash between the link and the rename has left.
-#[cfg(unix)]
-fn remove_second_names(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let own = fs::metadata(path)?;
-    if own.nlink() < 2 {
-        return Ok(());
+/// Copies the old database to a new file with the same owner and rights. The copy is complete and on disk before it
+/// gets the name `aside`.
+fn copy_aside(from: &Path, aside: &Path) -> io::Result<()> {
+    let unfinished = with_suffix(aside, UNFINISHED);
+    let copied = copy_to_new(from, &unfinished).and_then(|()| fs::rename(&unfinished, aside));
+    if copied.is_err() {
+        let _ = fs::remove_file(&unfinished);
     }
+    copied
+}
+
+fn copy_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        // Nobody else may read it, not even for a moment.
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let mut copy = options.open(to)?;
+    io::copy(&mut source, &mut copy)?;
+    let found = source.metadata()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, fchown};
+        // Only root may, and only root needs to.
+        let _ = fchown(&copy, Some(found.uid()), Some(found.gid()));
+    }
+    copy.set_permissions(found.permissions())?;
+    copy.sync_all()
+}
+
+/// Removes what a crash between the second name and the rename has left: names of the old file, and a part of a copy.
+fn remove_second_names(path: &Path) -> io::Result<()> {
+    let own = fs::metadata(path)?;
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
     let mut prefix = name.to_owned();
     prefix.push(".replaced-");
+    let dir = match dir.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => dir,
+    };
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let is_aside = entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(prefix.as_encoded_bytes());
-        let found = entry.metadata()?;
-        if is_aside && (found.dev(), found.ino()) == (own.dev(), own.ino()) {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if !name.starts_with(prefix.as_encoded_bytes()) {
+            continue;
+        }
+        // It may have been removed in the meantime.
+        let Ok(found) = entry.metadata() else {
+            continue;
+        };
+        if name.ends_with(UNFINISHED.as_bytes()) || is_one_file(&found, &own) {
             fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
+/// Returns whether two descriptions are of one file with several names.
+#[cfg(unix)]
+fn is_one_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
 #[cfg(not(unix))]
-fn remove_second_names(_: &Path) -> io::Result<()> {
-    Ok(())
+fn is_one_file(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    false
 }
 
 /// Syncs the directory of a file: only then are its names on disk.

@@ -1,21 +1,27 @@
 //! The chain of lines on the disk: appended, rotated, and continued after a crash.
 //!
 //! Another program may rename or truncate the file, as logrotate does. The chain then continues in the file at the
-//! name, with a line `continued` that says what happened.
+//! name, with a line `continued` that says what happened. `names` has the names of rotated files, `resume` the
+//! comparison with the head at opening.
 
-use super::head::{Head, HeadFile, Start, head_path};
+mod names;
+mod resume;
+
+use super::head::{Head, HeadFile, Start};
 use crate::identity::Key;
+use crate::signed::fingerprint;
 use crate::text::{hex, unhex};
+use names::{close_gaps, numbers_in, rotated_name};
+use resume::{End, Signer, broken_since, cut_half_line, first_line, last_line, read_head, signer};
 use ring::digest::{SHA256, digest};
 use runtime::files::{Dir, Owner};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Longest line that is read back, in bytes.
-const LINE_MAX_BYTES: u64 = 64 * 1024;
+pub(super) use names::{missing, numbers, rotated};
 
 /// How often it is checked that the open file is the one at its name.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -65,17 +71,6 @@ fn open(dir: &Dir, name: &str) -> io::Result<File> {
     dir.open_append(name, 0o600, Owner::Directory)
 }
 
-fn rotated_name(name: &str, number: u32) -> String {
-    format!("{name}.{number}")
-}
-
-/// Returns the path of a rotated file. `audit.jsonl.1` is the latest one.
-pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
 impl Lines {
     /// Opens a file and continues its chain. Half a line that a crash left is removed.
     ///
@@ -93,6 +88,7 @@ impl Lines {
         let name = name
             .ok_or_else(|| io::Error::other("the file name is not UTF-8"))?
             .to_owned();
+        close_gaps(&dir, &name)?;
         let mut file = open(&dir, &name)?;
         let cut = cut_half_line(&mut file)?;
         let bytes = file.metadata()?.len();
@@ -126,7 +122,10 @@ impl Lines {
             reopens: runtime::logging::reopens(),
             start: None,
         };
-        let mut opened = json!({"event": "opened", "half_line_bytes": cut});
+        let mut opened = json!({
+            "event": "opened", "half_line_bytes": cut, "public_key": hex(key.public()),
+        });
+        let mut is_key_new = false;
         match head {
             None => {
                 lines.start = Some(lines.start_at(1, hex(&[0; 32])));
@@ -138,7 +137,7 @@ impl Lines {
                 lines.id = head.id;
                 lines.start.clone_from(&file.start);
                 let last = last.as_deref().and_then(End::of);
-                let broken = broken_since(path, &lines.keep, &head, last.as_ref());
+                let broken = broken_since(path, lines.keep.files, &head, last.as_ref());
                 if let Some(broken) = &broken {
                     tracing::error!(
                         file = %path.display(), broken,
@@ -146,9 +145,27 @@ impl Lines {
                     );
                     opened["broken"] = json!(broken);
                 }
-                if file.proved(key.public()).is_none() {
+                let former = match signer(&lines.dir, &lines.name, &file, key.public()) {
+                    Signer::Own => None,
                     // After a pairing with another relay the bridge has another key.
-                    opened["head_key"] = json!("another");
+                    Signer::Former(former) => Some(Some(fingerprint(&former))),
+                    Signer::Unknown => Some(None),
+                    Signer::Invalid => {
+                        tracing::error!(
+                            file = %path.display(),
+                            "the signature in the audit file's head is not of the key that the lines name"
+                        );
+                        opened["head_key"] = json!("invalid");
+                        None
+                    }
+                };
+                if let Some(former) = former {
+                    opened["key_changed"] =
+                        json!({"from": former, "to": fingerprint(key.public())});
+                    is_key_new = true;
+                    // The same start: a beginning that was removed stays visible.
+                    let start = file.start.as_ref();
+                    lines.start = start.map(|start| lines.start_at(start.seq, start.prev.clone()));
                 }
                 match last {
                     Some(last) if broken.is_none() => {
@@ -166,11 +183,10 @@ impl Lines {
         }
         opened["id"] = json!(hex(&lines.id));
         lines.append(opened)?;
+        if is_key_new {
+            lines.sign_head()?;
+        }
         Ok(lines)
-    }
-
-    fn head_name(&self) -> io::Result<String> {
-        head_name(&self.name)
     }
 
     fn start_at(&self, seq: u64, prev: String) -> Start {
@@ -256,6 +272,8 @@ impl Lines {
     fn rotate(&mut self) -> io::Result<()> {
         // The chain continues in the next file: this one must be complete on the disk first.
         self.file.sync_data()?;
+        // A number that is free makes it unnecessary to remove a file.
+        close_gaps(&self.dir, &self.name)?;
         self.remove_oldest()?;
         let numbered = |number| rotated_name(&self.name, number);
         // From the oldest on, so that no rename replaces a file that is still needed.
@@ -269,39 +287,34 @@ impl Lines {
         self.file = open(&self.dir, &self.name)?;
         self.bytes = 0;
         self.since = SystemTime::now();
-        Ok(())
+        self.dir.sync()
     }
 
     /// Removes the files that the next rotation has no number for, and moves the signed start to the line after them.
     fn remove_oldest(&mut self) -> io::Result<()> {
-        let exists = |number: u32| {
-            self.dir
-                .open_file(&rotated_name(&self.name, number))
-                .is_ok()
-        };
         // Several if the config keeps fewer than before.
-        let mut end = self.keep.files;
-        while exists(end) {
-            end += 1;
-        }
-        if end == self.keep.files {
+        let (mut kept, removed): (Vec<u32>, Vec<u32>) = numbers_in(&self.dir, &self.name)
+            .into_iter()
+            .partition(|number| *number < self.keep.files);
+        if removed.is_empty() {
             return Ok(());
         }
-        let oldest = match self.keep.files {
-            1 => self.name.clone(),
-            files => rotated_name(&self.name, files - 1),
-        };
-        let first = self
-            .dir
-            .open_file(&oldest)
-            .ok()
-            .and_then(|file| first_line(file).ok().flatten());
+        kept.reverse();
+        let kept = kept
+            .iter()
+            .map(|number| rotated_name(&self.name, *number))
+            .chain(std::iter::once(self.name.clone()));
+        // The oldest file that has a line: the current one has.
+        let first = kept
+            .filter_map(|name| self.dir.open_file(&name).ok())
+            .find_map(|file| first_line(file).ok().flatten());
         if let Some((seq, prev)) = first {
             // Before the removal: after a crash between the two, the file has more lines than it must have.
             self.start = Some(self.start_at(seq, prev));
             self.sign_head()?;
         }
-        for number in self.keep.files..end {
+        // From the oldest on: a crash leaves no number missing.
+        for number in removed.into_iter().rev() {
             self.dir.remove(&rotated_name(&self.name, number))?;
         }
         Ok(())
@@ -318,123 +331,15 @@ impl Lines {
         };
         let file = HeadFile::signed(&self.key, &head, self.start.clone());
         let text = serde_json::to_vec(&file)?;
-        self.dir
-            .replace(&self.head_name()?, &text, 0o600, Owner::Directory)?;
+        self.dir.replace(
+            &resume::head_name(&self.name)?,
+            &text,
+            0o600,
+            Owner::Directory,
+        )?;
         Ok((head, unhex(&file.signature).unwrap_or_default()))
     }
 }
 
-/// The last line of a file.
-struct End {
-    seq: u64,
-    at: u64,
-    hash: [u8; 32],
-}
-
-impl End {
-    fn of(line: &[u8]) -> Option<Self> {
-        let value: Value = serde_json::from_slice(line).ok()?;
-        Some(Self {
-            seq: value["seq"].as_u64()?,
-            at: value["at"].as_u64().unwrap_or_default(),
-            hash: sha256(line),
-        })
-    }
-}
-
-fn head_name(name: &str) -> io::Result<String> {
-    let head = head_path(Path::new(name));
-    head.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| io::Error::other("the file name is not UTF-8"))
-}
-
-/// Returns the head of an earlier run, if its file is readable.
-fn read_head(dir: &Dir, name: &str) -> io::Result<Option<(HeadFile, Head)>> {
-    let Some(content) = dir.read(&head_name(name)?, LINE_MAX_BYTES)? else {
-        return Ok(None);
-    };
-    let file: Option<HeadFile> = serde_json::from_slice(&content).ok();
-    Ok(file.and_then(|file| file.unproved().map(|head| (file, head))))
-}
-
-/// Returns what is wrong with the lines from the signed head on, if anything is.
-fn broken_since(path: &Path, keep: &Keep, head: &Head, last: Option<&End>) -> Option<String> {
-    let Some(last) = last else {
-        return (head.seq > 0).then(|| format!("all lines up to {} are missing", head.seq));
-    };
-    if last.seq < head.seq {
-        return Some(format!(
-            "the file ends at line {}, but line {} existed",
-            last.seq, head.seq
-        ));
-    }
-    // The files from the one with the head's line on: usually the current one alone.
-    let mut files = Vec::new();
-    for number in 0..=keep.files {
-        let file = match number {
-            0 => path.to_owned(),
-            number => rotated(path, number),
-        };
-        let first = runtime::files::open(&file).and_then(first_line);
-        let Ok(first) = first else {
-            break;
-        };
-        files.push(file);
-        if first.is_some_and(|(seq, _)| seq <= head.seq) {
-            break;
-        }
-    }
-    files.reverse();
-    super::verify::check_since(&files, head.seq, &hex(&head.hash)).err()
-}
-
-/// Returns the number of the first line, and the hash of the line before it, or `None` for an empty file.
-fn first_line(file: File) -> io::Result<Option<(u64, String)>> {
-    let mut line = Vec::new();
-    io::BufReader::new(file.take(LINE_MAX_BYTES)).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let value: Value = serde_json::from_slice(&line)?;
-    let seq = value["seq"].as_u64();
-    let seq = seq.ok_or_else(|| io::Error::other("the line has no seq"))?;
-    Ok(Some((
-        seq,
-        value["prev"].as_str().unwrap_or_default().to_owned(),
-    )))
-}
-
-/// Removes half a line that a crash left at the end. Returns its length in bytes.
-fn cut_half_line(file: &mut File) -> io::Result<u64> {
-    let bytes = file.metadata()?.len();
-    let from = bytes.saturating_sub(LINE_MAX_BYTES);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    io::Read::take(&mut *file, LINE_MAX_BYTES).read_to_end(&mut tail)?;
-    let complete = match tail.iter().rposition(|byte| *byte == b'\n') {
-        Some(end) => from + end as u64 + 1,
-        None if from == 0 => 0,
-        None => {
-            return Err(io::Error::other(
-                "not an audit file: its last line is too long; move the file away",
-            ));
-        }
-    };
-    file.set_len(complete)?;
-    Ok(bytes - complete)
-}
-
-/// Returns the last line without its line break, or `None` if the file is empty.
-fn last_line(file: &mut File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
-    if bytes == 0 {
-        return Ok(None);
-    }
-    let from = bytes.saturating_sub(LINE_MAX_BYTES);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    io::Read::take(&mut *file, LINE_MAX_BYTES).read_to_end(&mut tail)?;
-    let text = tail.strip_suffix(b"\n").unwrap_or(&tail);
-    let start = text.iter().rposition(|byte| *byte == b'\n');
-    Ok(Some(text[start.map_or(0, |at| at + 1)..].to_vec()))
-}
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,13 @@
 //! `audit verify`: checks that an audit file is exactly what the bridge wrote, and says what cannot be concluded.
 
 use super::head::{HeadFile, head_path};
-use super::lines::rotated;
+use super::lines::{missing, numbers, rotated};
 use crate::text::hex;
 use ring::digest::{SHA256, digest};
 use runtime::shortage::in_words;
 use serde_json::Value;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-
-/// Rotated files that are read at most.
-const FILES_MAX: u32 = 10_000;
 
 /// Longest line of a valid file, in bytes.
 const LINE_MAX_BYTES: usize = 1024 * 1024;
@@ -23,6 +20,8 @@ const NO_LINE: [u8; 32] = [0; 32];
 pub(crate) struct Verified {
     /// Files that were read, including rotated ones.
     pub(crate) files: usize,
+    /// Numbers that no rotated file has, as after a crash during a rotation.
+    pub(crate) missing_numbers: Vec<u32>,
     /// The number of the first line.
     pub(crate) first: u64,
     /// The number of the last line.
@@ -36,7 +35,7 @@ pub(crate) struct Verified {
 }
 
 /// What cannot be concluded from the files that were given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unproved {
     /// There is no head.
     #[error(
@@ -52,6 +51,25 @@ pub(crate) enum Unproved {
         "that none is missing at the beginning: earlier lines may have been removed by rotation or by hand"
     )]
     NoStart,
+    /// Earlier lines were signed with another key, perhaps before a pairing with another relay.
+    #[error(
+        "that the lines before line {line} are what the bridge wrote: it had another key then{key}; since that line \
+         nothing was changed or removed{remedy}",
+        key = match former {
+            Some(former) => format!(", with the fingerprint {former}"),
+            None => ", which the lines do not name".to_owned(),
+        },
+        remedy = match former {
+            Some(_) => "; if that was this bridge's key, give the fingerprint with --former-key",
+            None => "",
+        }
+    )]
+    OtherKey {
+        /// The line that records the change.
+        line: u64,
+        /// The fingerprint of the key before, if the bridge knew it.
+        former: Option<String>,
+    },
 }
 
 /// A line's number and hash that were stored elsewhere, for example at the relay.
@@ -104,12 +122,13 @@ pub(crate) fn verify(
     public_key: &[u8],
     anchors: &[Anchor],
 ) -> Result<Verified, Broken> {
-    // Numbers have no gaps, so the first missing one ends the list. The highest number is the oldest file.
-    let mut files: Vec<PathBuf> = (1..FILES_MAX)
-        .map(|number| rotated(path, number))
-        .take_while(|file| file.exists())
+    // A crash during a rotation leaves one number missing. The highest number is the oldest file.
+    let numbers = numbers(|number| rotated(path, number).exists());
+    let mut files: Vec<PathBuf> = numbers
+        .iter()
+        .rev()
+        .map(|number| rotated(path, *number))
         .collect();
-    files.reverse();
     files.push(path.to_owned());
     let head = match head_file {
         Some(file) => Some(head(file, public_key)?),
@@ -168,11 +187,27 @@ pub(crate) fn verify(
             "line 1 was changed: no line was before it".into(),
         ));
     }
+    if let Some(line) = chain.invalid_head {
+        return Err(Broken::Head(format!(
+            "line {line}: when the bridge opened the file, the head was not signed with its key; the lines before it \
+             may have been changed"
+        )));
+    }
+    let is_anchored = |line: u64| anchors.iter().any(|anchor| anchor.seq + 1 == line);
+    let mut changes = chain.key_changes;
+    while let Some((line, former)) = changes.pop() {
+        // The last change from a key covers the earlier ones.
+        changes.retain(|(_, earlier)| *earlier != former);
+        if !is_anchored(line) {
+            unproved.push(Unproved::OtherKey { line, former });
+        }
+    }
     if head.is_none() && !anchors.iter().any(|anchor| anchor.seq == last.0) {
         unproved.push(Unproved::NoHead);
     }
     Ok(Verified {
         files: files.len(),
+        missing_numbers: missing(&numbers),
         first: first.0,
         last: last.0,
         hash: last.1,
@@ -223,7 +258,10 @@ fn head(path: &Path, public_key: &[u8]) -> Result<HeadFile, Broken> {
         Some(_) => Ok(file),
         // Also before the first line: an unsigned head would fit to any lines.
         None if file.signature.is_empty() => Err(wrong("the head is not signed")),
-        None => Err(wrong("the signature is not of this bridge's key")),
+        None => Err(wrong(
+            "the signature is not of this bridge's key; if the bridge was paired again, start it once: it signs with \
+             its new key, and records the change",
+        )),
     }
 }
 
@@ -232,6 +270,26 @@ fn head(path: &Path, public_key: &[u8]) -> Result<HeadFile, Broken> {
 struct Chain {
     first: Option<(u64, String)>,
     last: Option<(u64, String)>,
+    /// The lines that record a new key of the bridge, and the fingerprint of the former one.
+    key_changes: Vec<(u64, Option<String>)>,
+    /// The line that records a head that no key of the bridge has signed.
+    invalid_head: Option<u64>,
+}
+
+impl Chain {
+    /// Notes what the bridge found when it opened the file.
+    fn opened(&mut self, seq: u64, line: &Value) {
+        match line["head_key"].as_str() {
+            Some("invalid") => self.invalid_head = Some(seq),
+            // As former versions wrote it.
+            Some("another") => self.key_changes.push((seq, None)),
+            Some(_) | None => {}
+        }
+        if let Some(change) = line.get("key_changed") {
+            let former = change["from"].as_str().map(str::to_owned);
+            self.key_changes.push((seq, former));
+        }
+    }
 }
 
 fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken> {
@@ -274,6 +332,9 @@ fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken
             return Err(broken(format!(
                 "line {seq} was changed: its hash differs from the signed or given one"
             )));
+        }
+        if value["event"] == "opened" {
+            chain.opened(seq, &value);
         }
         chain.first.get_or_insert_with(|| (seq, prev.to_owned()));
         chain.last = Some((seq, hash));

@@ -2,7 +2,7 @@
 
 use super::common::{ConfigArg, DONE, FAILED, Outcome, UNPROVED, complain, print};
 use super::status::status_of;
-use crate::audit::verify::{Anchor, Broken, verify};
+use crate::audit::verify::{Anchor, Broken, Unproved, verify};
 use crate::identity::Identity;
 use crate::text::unhex;
 use clap::{Args, Subcommand};
@@ -37,6 +37,16 @@ pub(super) struct VerifyArgs {
     /// Number and SHA-256 of a line that the relay has stored (GET /v1/bridges/NAME). May be repeated.
     #[arg(long, value_name = "NUMBER:HASH", value_parser = anchor)]
     head: Vec<Anchor>,
+    /// Fingerprint of a key that this bridge had before it was paired again. May be repeated.
+    #[arg(long, value_name = "FINGERPRINT", value_parser = former_key)]
+    former_key: Vec<String>,
+}
+
+fn former_key(text: &str) -> Result<String, String> {
+    if unhex(text).is_none_or(|bytes| bytes.len() != 32) {
+        return Err("a fingerprint is a SHA-256 in hexadecimal, 64 digits".into());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn anchor(text: &str) -> Result<Anchor, String> {
@@ -74,7 +84,7 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
         }
     };
     let head_file = args.head_file.as_deref();
-    let found = match verify(&file, head_file, identity.key.public(), &anchors) {
+    let mut found = match verify(&file, head_file, identity.key.public(), &anchors) {
         Ok(found) => found,
         // A wrong name is no finding about the file.
         Err(broken @ Broken::Io { .. }) => {
@@ -86,6 +96,16 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
             return Ok(FAILED);
         }
     };
+    found.unproved.retain(|unproved| match unproved {
+        Unproved::OtherKey {
+            former: Some(former),
+            ..
+        } => !args.former_key.contains(former),
+        Unproved::OtherKey { former: None, .. }
+        | Unproved::NoHead
+        | Unproved::NothingSigned
+        | Unproved::NoStart => true,
+    });
     let verdict = match found.unproved.is_empty() {
         true => "valid",
         false => "no defect was found",
@@ -99,6 +119,12 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
         found.signed,
         found.hash
     ));
+    for number in &found.missing_numbers {
+        print(&format!(
+            "no file has the number {number}, as after a crash during a rotation; the bridge renames the files when it \
+             starts or rotates the next time"
+        ));
+    }
     for unproved in &found.unproved {
         print(&format!("it cannot be concluded {unproved}"));
     }

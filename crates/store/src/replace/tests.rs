@@ -173,3 +173,70 @@ async fn backup_is_recognised_and_damage_found() {
     fs::write(&copy, bytes).unwrap();
     check(&copy).await.unwrap_err();
 }
+
+fn no_links(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::Error::from_raw_os_error(95))
+}
+
+#[tokio::test]
+async fn volume_without_hard_links_gets_a_copy_aside() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new("replace-copy").await;
+    world.make_killed().await;
+    fs::set_permissions(&world.to, fs::Permissions::from_mode(0o640)).unwrap();
+    let World {
+        lock,
+        to,
+        by,
+        aside,
+        ..
+    } = &world;
+    // As crashes during copies leave them: of this attempt's name, and of an earlier one.
+    for name in ["db.replaced-0", "db.replaced-1"] {
+        fs::write(world.dir.join(&format!("{name}{UNFINISHED}")), "half").unwrap();
+    }
+    let replaced = replace_with(lock, to, by, aside, no_links).await.unwrap();
+    assert!(replaced.had_database && replaced.moved.is_empty());
+    assert_eq!(word(to).await, "new");
+    assert_eq!(word(aside).await, "old");
+    assert_eq!(
+        fs::metadata(aside).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    for name in ["db.replaced-0", "db.replaced-1"] {
+        assert!(!world.dir.join(&format!("{name}{UNFINISHED}")).exists());
+    }
+}
+
+/// As a crash between the copy and the rename leaves it: the copy is complete, and the old database has its name.
+#[tokio::test]
+async fn crash_after_the_copy_leaves_the_old_database() {
+    let world = World::new("replace-copied").await;
+    world.make_killed().await;
+    write_back(&world.to).await.unwrap();
+    copy_aside(&world.to, &world.dir.join("db.replaced-0")).unwrap();
+    assert_eq!(word(&world.to).await, "old");
+    let World {
+        lock,
+        to,
+        by,
+        aside,
+        ..
+    } = &world;
+    replace_with(lock, to, by, aside, no_links).await.unwrap();
+    assert_eq!(word(to).await, "new");
+    assert_eq!(word(aside).await, "old");
+    assert_eq!(word(&world.dir.join("db.replaced-0")).await, "old");
+}
+
+#[tokio::test]
+async fn failed_copy_leaves_the_old_database() {
+    let world = World::new("replace-no-copy").await;
+    world.make_killed().await;
+    let aside = world.dir.join("missing").join("db.replaced-1");
+    let result = replace_with(&world.lock, &world.to, &world.by, &aside, no_links).await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("cannot copy"), "{error}");
+    assert_eq!(word(&world.to).await, "old");
+    assert!(world.by.exists());
+}

@@ -8,7 +8,7 @@
 //! Files are opened relative to the directory's descriptor and without following links (`runtime::files`):
 //! root may run a command on a directory of the bridge's own user.
 
-use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private, make_private_dir};
+use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private, make_private_dir, privacy};
 use runtime::shortage::in_words;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
@@ -201,6 +201,11 @@ impl PrivateDir {
         })
     }
 
+    /// Returns whether the rights of others are removed from files: not in a check.
+    pub(crate) fn tightens(&self) -> bool {
+        self.tightens
+    }
+
     /// Returns the mapping of a system error at one of the files.
     fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> DataDirError {
         let path = self.path(name).display().to_string();
@@ -298,9 +303,15 @@ impl PrivateDir {
 /// The file must be private, or is made so. A file of root may also be readable by its group: service managers
 /// provide files to a process of another user that way (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
 ///
+/// `may_change` says by the content whether the mode may be changed: a check changes nothing, and neither does a command that
+/// finds another file there.
+///
 /// # Errors
 /// [`DataDirError`] if it is not readable, readable by others, or too large.
-pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+pub(crate) fn read_given(
+    path: &Path,
+    may_change: impl FnOnce(&[u8]) -> bool,
+) -> Result<Option<Vec<u8>>, DataDirError> {
     let failed = |source| DataDirError::Io {
         action: "reading",
         path: path.display().to_string(),
@@ -312,13 +323,20 @@ pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    // Of the open file, so that the checked file is the one that is read.
-    let privacy = make_private(&file, path, Kind::Given).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed shows that the file is too large.
-    let mut limited = file.take(FILE_MAX_BYTES.saturating_add(1));
+    let mut limited = (&file).take(FILE_MAX_BYTES.saturating_add(1));
     limited.read_to_end(&mut bytes).map_err(failed)?;
-    let content = within_bounds(path, Content { bytes, privacy })?;
+    // Of the open file, so that the checked file is the one that is read.
+    let found = privacy(&file, Kind::Given).map_err(failed)?;
+    let content = Content {
+        bytes,
+        privacy: found,
+    };
+    let mut content = within_bounds(path, content)?;
+    if may_change(&content.bytes) {
+        content.privacy = make_private(&file, path, Kind::Given).map_err(failed)?;
+    }
     check_private(path, content.privacy, "600", false)?;
     Ok(Some(content.bytes))
 }
@@ -418,13 +436,15 @@ mod tests {
         let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         set(0o440);
-        read_given(&file).unwrap();
+        read_given(&file, |_| true).unwrap();
         // Of root, the group's right is how the file is provided; of any other user it is an accident.
         let is_owned_by_root = fs::metadata(&file).unwrap().uid() == 0;
         assert_eq!(mode(), if is_owned_by_root { 0o440 } else { 0o400 });
         for open in [0o444, 0o644, 0o606] {
             set(open);
-            read_given(&file).unwrap();
+            read_given(&file, |_| false).unwrap();
+            assert_eq!(mode(), open, "{open:o}");
+            read_given(&file, |bytes| bytes == b"1").unwrap();
             assert_eq!(mode(), open & 0o700, "{open:o}");
         }
     }

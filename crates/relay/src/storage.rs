@@ -35,6 +35,7 @@ pub(crate) use model::hex;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
     Role, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, now, now_ms, random,
+    trusted_now_ms,
 };
 pub use pairing::{Paired, Pairing};
 pub use scope::Scope;

@@ -269,9 +269,11 @@ impl Store {
 
     fn given_key(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         // The service manager's file is read-only, and readable by the service's user alone.
-        read_given(path)?
-            .map(Zeroizing::new)
-            .ok_or_else(|| self.key_error("it does not exist"))
+        read_given(path, |bytes| {
+            self.dir.tightens() && KEY_BYTES.contains(&bytes.len())
+        })?
+        .map(Zeroizing::new)
+        .ok_or_else(|| self.key_error("it does not exist"))
     }
 
     fn own_key(&self, make: bool) -> Result<Zeroizing<Vec<u8>>, StoreError> {

@@ -11,10 +11,13 @@ CREATE TABLE audit_seals (
     min_at_ms    BIGINT NOT NULL,
     max_at_ms    BIGINT NOT NULL,
     hash         TEXT NOT NULL,
-    -- Rows before this moment may have been deleted by age.
-    forgotten_ms BIGINT NOT NULL,
-    -- The first seal that has to exist.
+    -- When it was made, or the time of its newest row if that is earlier. Rows are deleted by this age.
+    sealed_ms    BIGINT NOT NULL,
+    -- The first seal that has to exist. Rows of earlier seals may have been deleted by age.
     first_number BIGINT NOT NULL,
+    -- The fingerprint of the key file that signed it, and the first seal of that key file.
+    key_id       TEXT NOT NULL,
+    chain_first  BIGINT NOT NULL,
     -- The previous seal's signature.
     prev         TEXT NOT NULL,
     mac          TEXT NOT NULL

@@ -2,7 +2,7 @@
 //!
 //! Once a minute the new rows get a seal (`storage::audit::seals`). Before rows are deleted by age, a seal says so.
 
-use crate::storage::{Storage, now_ms};
+use crate::storage::{Storage, trusted_now_ms};
 use runtime::sealed::SealingKey;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub(crate) async fn run(storage: Storage, key: SealingKey, keep: Duration) {
     let mut sealed_upto = 0;
     let mut deleted_at = Instant::now();
     let mut wait = FIRST_AFTER;
+    let mut is_key_checked = false;
     loop {
         tokio::time::sleep(wait).await;
         wait = INTERVAL;
@@ -54,40 +55,67 @@ pub(crate) async fn run(storage: Storage, key: SealingKey, keep: Duration) {
             sealed_upto = upto.max(sealed_upto);
             observed.pop_front();
         }
-        seal(&storage, &key, sealed_upto, 0).await;
+        if !is_key_checked {
+            // Before the first seal of this process. In standby it fails, and is tried again.
+            is_key_checked = check_key(&storage, &key).await;
+            if !is_key_checked {
+                continue;
+            }
+        }
+        seal(&storage, &key, sealed_upto).await;
         if deleted_at.elapsed() >= DELETE_INTERVAL {
             deleted_at = Instant::now();
-            delete(&storage, &key, sealed_upto, keep).await;
+            delete(&storage, &key, keep).await;
         }
     }
 }
 
-/// Returns whether all was sealed.
-async fn seal(storage: &Storage, key: &SealingKey, upto: i64, forgotten_ms: i64) -> bool {
+/// Begins a new chain of seals if another key file signed the newest seal. Returns whether this is decided.
+async fn check_key(storage: &Storage, key: &SealingKey) -> bool {
+    match storage.begin_seal_chain(key, trusted_now_ms()).await {
+        Ok(None) => true,
+        Ok(Some(changed)) => {
+            tracing::warn!(
+                before = changed.before,
+                now = changed.now,
+                row = changed.after_row,
+                "another key file signed the seals of the audit record up to this row; new seals are signed with the \
+                 present one (storage.key_file). `integration-relay audit verify` cannot check the older seals: if \
+                 the key file was not replaced on purpose, restore it"
+            );
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%error, "cannot read or write the seals of the audit record");
+            false
+        }
+    }
+}
+
+/// Seals all rows up to `upto`.
+async fn seal(storage: &Storage, key: &SealingKey, upto: i64) {
     loop {
-        match storage.seal_audit(key, upto, forgotten_ms).await {
+        match storage.seal_audit(key, upto, trusted_now_ms()).await {
             Ok(true) => {}
-            Ok(false) => return true,
+            Ok(false) => return,
             Err(error) => {
                 // The next round tries again. In standby this is the normal case.
                 tracing::debug!(%error, "cannot seal the audit record");
-                return false;
+                return;
             }
         }
     }
 }
 
-async fn delete(storage: &Storage, key: &SealingKey, upto: i64, keep: Duration) {
+async fn delete(storage: &Storage, key: &SealingKey, keep: Duration) {
     let kept_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-    let before = now_ms().saturating_sub(kept_ms);
-    if !matches!(storage.has_audit_before(before).await, Ok(true)) {
-        return;
-    }
+    let now_ms = trusted_now_ms();
+    let before_ms = now_ms.saturating_sub(kept_ms);
     // First the seal: rows that are gone without it would count as removed by hand.
-    if !seal(storage, key, upto, before).await {
+    let Ok(upto) = storage.forget_seals(key, before_ms, now_ms).await else {
         return;
-    }
-    while matches!(storage.forget_audit(before, DELETED_PER_TRANSACTION).await, Ok(gone) if gone > 0)
+    };
+    while matches!(storage.forget_audit(upto, DELETED_PER_TRANSACTION).await, Ok(gone) if gone > 0)
     {
     }
 }

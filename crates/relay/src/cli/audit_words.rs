@@ -65,6 +65,9 @@ pub(super) fn what(row: &AuditRow) -> String {
         "database.restore" => format!("restored the database from {object}"),
         "auth.denied" => format!("was denied a request{}", times(row.count)),
         "tunnel.denied" => format!("was denied a tunnel{}", times(row.count)),
+        "audit.key_changed" => {
+            format!("signs the seals of the audit record with another key file, {object}")
+        }
         "audit.lost" => format!("lost {} rows of the audit record", row.count),
         other => format!("{other} {object}"),
     };

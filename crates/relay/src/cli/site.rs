@@ -3,6 +3,7 @@
 use super::args::{AuditCommand, DeliveriesCommand, JsonObject, ListOptions};
 use super::{CliError, audit_words, first_key, key, output};
 use crate::api::timestamp::Timestamp;
+use crate::storage::audit::seals::Defect;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
@@ -181,8 +182,10 @@ async fn verify(
     };
     let (sealed, broken) = match found {
         Ok(sealed) => (Some(sealed), None),
-        Err(defect) => (None, Some(defect)),
+        Err(Defect::Changed(defect)) => (None, Some(defect)),
+        Err(Defect::OtherKey(why)) => return Err(CliError::AuditUnproved(why)),
     };
+    let unproved_upto = sealed.as_ref().and_then(|sealed| sealed.unproved_upto);
     let seal = sealed.as_ref().and_then(|sealed| sealed.head.clone());
     if json {
         output::json(&json!({
@@ -190,6 +193,7 @@ async fn verify(
             "lost": lost,
             "broken": broken,
             "checked": sealed.as_ref().map(|sealed| sealed.checked),
+            "unproved_upto": unproved_upto,
             "unsealed": sealed.as_ref().map(|sealed| sealed.unsealed),
             "head": seal.as_ref().map(|(number, mac)| format!("{number}:{mac}")),
         }))?;
@@ -212,6 +216,13 @@ async fn verify(
     }
     if lost > 0 {
         return Err(CliError::AuditLost(lost));
+    }
+    if let Some(row) = unproved_upto {
+        return Err(CliError::AuditUnproved(format!(
+            "another key file signed the seals up to row {row} (see `audit list --action audit.key_changed`); the present one \
+             proves the rows from {} on",
+            row + 1
+        )));
     }
     match seal {
         None if rows > 0 => Err(CliError::AuditUnproved(

@@ -23,12 +23,11 @@ use super::state::AttemptEnd;
 use super::{attempt, task};
 use crate::registry::TunnelEntry;
 use crate::storage::calls::{StoredCall, Via};
-use crate::storage::now_ms;
+use crate::storage::{now_ms, trusted_now_ms};
 use protocol::frame::DeliveryResult;
 use protocol::{Code, Execution};
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 use transport::Session;
 
 /// Outcomes that are stored in one transaction.
@@ -288,38 +287,4 @@ pub(super) async fn check_installation(
         mark_outcome_unknown(cx, calls, via, "", detail).await?;
     }
     Ok(())
-}
-
-/// Returns the time now, in milliseconds since 1970, without what a clock that was set forward has skipped.
-///
-/// When an installation was last connected is stored by the clock, because it must survive a restart. A clock that is
-/// set forward by a day must not make every attempt in flight count as lost, so not more time has passed since the
-/// first call than the monotonic clock says.
-fn trusted_now_ms() -> i64 {
-    static FIRST: LazyLock<(i64, Instant)> = LazyLock::new(|| (now_ms(), Instant::now()));
-    let (first_ms, since) = *FIRST;
-    trusted_ms(first_ms, since.elapsed(), now_ms())
-}
-
-fn trusted_ms(first_ms: i64, elapsed: Duration, now_ms: i64) -> i64 {
-    let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-    now_ms.min(first_ms.saturating_add(elapsed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clock_set_forward_ages_no_installation() {
-        let hour = Duration::from_secs(3600);
-        let hour_ms = 3_600_000;
-        assert_eq!(trusted_ms(1000, hour, 1000 + hour_ms), 1000 + hour_ms);
-        // Set forward by a month, or back by a day.
-        assert_eq!(trusted_ms(1000, hour, 1000 + 720 * hour_ms), 1000 + hour_ms);
-        assert_eq!(
-            trusted_ms(1000, hour, 1000 - 24 * hour_ms),
-            1000 - 24 * hour_ms
-        );
-    }
 }

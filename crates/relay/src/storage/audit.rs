@@ -13,6 +13,9 @@ use store::Transaction;
 /// The action of a row that counts rows which could not be stored.
 pub const LOST: &str = "audit.lost";
 
+/// The action of a row that says that the seals are signed with another key file from here on.
+pub(crate) const KEY_CHANGED: &str = "audit.key_changed";
+
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
 pub struct AuditEvent {
@@ -303,30 +306,18 @@ impl Storage {
         Ok((rows.try_get("total")?, rows.try_get("lost")?))
     }
 
-    /// Returns whether there are rows that are older than a moment.
+    /// Deletes up to `limit` rows with numbers up to `upto`. Returns how many it deleted.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub(crate) async fn has_audit_before(&self, before_ms: i64) -> Result<bool, StorageError> {
-        let row = sqlx::query("SELECT 1 AS one FROM audit WHERE at_ms < $1 LIMIT 1")
-            .bind(before_ms)
-            .fetch_optional(self.pool())
-            .await?;
-        Ok(row.is_some())
-    }
-
-    /// Deletes up to `limit` rows that are older than a moment. Returns their number.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not respond.
-    pub async fn forget_audit(&self, before_ms: i64, limit: u32) -> Result<u64, StorageError> {
+    pub async fn forget_audit(&self, upto: i64, limit: u32) -> Result<u64, StorageError> {
         let mut tx = self.begin().await?;
         // In slices: one deletion of a month of rows would keep SQLite's write lock for seconds.
         let gone = sqlx::query(
             "DELETE FROM audit WHERE seq IN
-             (SELECT seq FROM audit WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)",
+             (SELECT seq FROM audit WHERE seq <= $1 ORDER BY seq LIMIT $2)",
         )
-        .bind(before_ms)
+        .bind(upto)
         .bind(i64::from(limit))
         .execute(&mut *tx)
         .await?;

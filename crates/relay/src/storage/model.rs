@@ -8,8 +8,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use runtime::secret::Zeroizing;
 use serde::Serialize;
 use std::fmt;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) use runtime::hex::encode as hex;
 
@@ -107,6 +107,22 @@ pub fn now_ms() -> i64 {
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     })
+}
+
+/// Returns the time now, in milliseconds since 1970, without what a clock that was set forward has skipped.
+///
+/// Times that must survive a restart are stored by the clock. A clock that is set forward by a day must neither make every
+/// attempt in flight count as lost nor delete what is to be kept for a year. So not more time has passed since the first call than
+/// the monotonic clock says.
+pub fn trusted_now_ms() -> i64 {
+    static FIRST: LazyLock<(i64, Instant)> = LazyLock::new(|| (now_ms(), Instant::now()));
+    let (first_ms, since) = *FIRST;
+    trusted_ms(first_ms, since.elapsed(), now_ms())
+}
+
+fn trusted_ms(first_ms: i64, elapsed: Duration, now_ms: i64) -> i64 {
+    let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+    now_ms.min(first_ms.saturating_add(elapsed))
 }
 
 /// An API key's secret: `ibs_` and 256 random bits. `Debug` redacts it; its memory is overwritten when it is dropped.
@@ -379,6 +395,19 @@ pub(super) const NAME_MAX_BYTES: usize = protocol::name::NAME_MAX_BYTES;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trusted_time_ignores_a_clock_set_forward() {
+        let hour = Duration::from_secs(3600);
+        let hour_ms = 3_600_000;
+        assert_eq!(trusted_ms(1000, hour, 1000 + hour_ms), 1000 + hour_ms);
+        // Set forward by a month, or back by a day.
+        assert_eq!(trusted_ms(1000, hour, 1000 + 720 * hour_ms), 1000 + hour_ms);
+        assert_eq!(
+            trusted_ms(1000, hour, 1000 - 24 * hour_ms),
+            1000 - 24 * hour_ms
+        );
+    }
 
     #[test]
     fn debug_redacts_secrets_and_hashes_compare() {

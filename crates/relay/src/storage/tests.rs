@@ -137,6 +137,7 @@ mod audit_seals;
 mod due;
 mod faults;
 mod interleaving;
+mod migrations;
 mod standby;
 mod stored_calls;
 

@@ -33,7 +33,8 @@ pub enum KeyFileError {
     Lost(PathBuf, i64),
     /// All users may read it, and its mode cannot be changed.
     #[error(
-        "all users can read the key file {0}, and this user may not change that: run chmod 600 {0} as its owner"
+        "all users can read the key file {0}, and this user may not change that, or another user's link leads to it: run \
+         chmod 600 {0} as its owner"
     )]
     Open(PathBuf),
     /// The system returned no random bytes.
@@ -67,9 +68,11 @@ impl MasterKey {
             },
             Err(error) => return Err(failed(error)),
         };
+        // First the content: the mode of a file that is no key file is not this program's to change.
+        let key = Self::read(&file, path)?;
         // By the open file: the path could name another one by now.
         check_mode(&file, path)?;
-        Self::read(file, path)
+        Ok(key)
     }
 
     /// Reads an existing file for a check, which changes nothing.
@@ -78,10 +81,10 @@ impl MasterKey {
     /// [`KeyFileError`].
     pub(crate) fn check(path: &Path) -> Result<(), KeyFileError> {
         let failed = |error| KeyFileError::Io(path.to_owned(), error);
-        Self::read(File::open(path).map_err(failed)?, path).map(drop)
+        Self::read(&File::open(path).map_err(failed)?, path).map(drop)
     }
 
-    fn read(file: File, path: &Path) -> Result<Self, KeyFileError> {
+    fn read(file: &File, path: &Path) -> Result<Self, KeyFileError> {
         let mut text = Zeroizing::new(String::with_capacity(
             usize::try_from(FILE_MAX_BYTES).unwrap_or_default(),
         ));
@@ -102,14 +105,14 @@ impl MasterKey {
 }
 
 impl MasterKey {
-    /// Reads an existing file; `None` if there is none.
+    /// Reads an existing file, and changes nothing; `None` if there is none.
     ///
     /// # Errors
     /// [`KeyFileError`].
     pub(crate) fn load(path: &Path) -> Result<Option<Self>, KeyFileError> {
-        match path.try_exists() {
-            Ok(true) => Self::load_or_create(path).map(Some),
-            Ok(false) => Ok(None),
+        match File::open(path) {
+            Ok(file) => Self::read(&file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(KeyFileError::Io(path.to_owned(), error)),
         }
     }
@@ -205,6 +208,18 @@ mod tests {
             MasterKey::load_or_create(&path).unwrap();
             let made = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(made & 0o777, 0o600);
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            let open = std::fs::Permissions::from_mode(0o604);
+            std::fs::set_permissions(&path, open).unwrap();
+            MasterKey::load(&path).unwrap().unwrap();
+            assert_eq!(mode(), 0o604, "a check changes nothing");
+            std::fs::write(&path, "root:x:0:0").unwrap();
+            MasterKey::load_or_create(&path).unwrap_err();
+            assert_eq!(mode(), 0o604, "it is no key file");
         }
         std::fs::write(&path, "c2hvcnQ=").unwrap();
         let short = MasterKey::load_or_create(&path).unwrap_err();

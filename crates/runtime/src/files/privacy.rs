@@ -7,7 +7,9 @@
 //! anything else                                       -> open: the caller rejects it
 //! ```
 //!
-//! A file that an administrator supplies is treated with more care: its group may be how it reaches a service.
+//! A file that an administrator supplies is treated with more care: its group may be how it reaches a service. Its mode is
+//! changed only if its path leads to it without a link of another user: root runs commands on paths that the service's account
+//! may replace by a link to any file.
 //!
 //! Kubernetes makes everything in a volume with `fsGroup` readable and writable by that group, at each start of
 //! a pod. Volumes of other systems show wide modes as well. A program that only complained could never start
@@ -63,7 +65,13 @@ impl Privacy {
 /// # Errors
 /// The system's error when its mode cannot be read.
 pub fn make_private(file: &File, path: &Path, kind: Kind) -> io::Result<Privacy> {
-    let found = imp::privacy(file, kind, true)?;
+    let changes = kind == Kind::Own || imp::leads_to(path, file);
+    let found = imp::privacy(file, kind, changes)?;
+    // A file that may not be changed is open to others, although its owner could change it.
+    let found = match found {
+        Privacy::Tightened { was } if !changes => Privacy::Open { mode: was },
+        found => found,
+    };
     if let Privacy::Tightened { was } = found {
         let (path, was) = (path.display(), format!("{was:04o}"));
         match file.metadata().is_ok_and(|found| found.is_dir()) {
@@ -95,6 +103,55 @@ mod imp {
     use std::fs::{File, Metadata};
     use std::io;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::{Path, PathBuf};
+
+    /// Most links on the way to a file, as in the system.
+    const LINKS_MAX: u32 = 40;
+
+    /// Returns whether a path leads to the open file through no link of another user. Links of root are trusted, such as those
+    /// that Kubernetes makes.
+    pub(super) fn leads_to(path: &Path, file: &File) -> bool {
+        is_trusted(path, file).unwrap_or(false)
+    }
+
+    fn is_trusted(path: &Path, file: &File) -> io::Result<bool> {
+        let opened = file.metadata()?;
+        let own = rustix::process::geteuid().as_raw();
+        let mut links = 0;
+        // The components that are not checked yet, the next one last.
+        let split = |path: &Path| -> Vec<PathBuf> {
+            let components = path.components().rev();
+            components
+                .map(|component| PathBuf::from(component.as_os_str()))
+                .collect()
+        };
+        let mut rest = split(&std::path::absolute(path)?);
+        let mut checked = PathBuf::new();
+        while let Some(next) = rest.pop() {
+            if next.as_os_str() == ".." {
+                // All that is checked is no link, so its parent is the one of the system.
+                checked.pop();
+                continue;
+            }
+            // An absolute target of a link replaces what is checked.
+            let at = checked.join(next);
+            let found = std::fs::symlink_metadata(&at)?;
+            if !found.is_symlink() {
+                checked = at;
+                continue;
+            }
+            links += 1;
+            if links > LINKS_MAX || !(found.uid() == own || found.uid() == 0) {
+                return Ok(false);
+            }
+            rest.extend(split(&std::fs::read_link(&at)?));
+        }
+        let found = std::fs::symlink_metadata(&checked)?;
+        // Another name of a file may be a link, too.
+        Ok(found.is_file()
+            && found.nlink() == 1
+            && (found.dev(), found.ino()) == (opened.dev(), opened.ino()))
+    }
 
     pub(super) fn privacy(file: &File, kind: Kind, changes: bool) -> io::Result<Privacy> {
         let found = file.metadata()?;
@@ -144,6 +201,11 @@ mod imp {
     use super::{Kind, Privacy};
     use std::fs::File;
     use std::io;
+    use std::path::Path;
+
+    pub(super) fn leads_to(_: &Path, _: &File) -> bool {
+        true
+    }
 
     pub(super) fn privacy(_: &File, _: Kind, _: bool) -> io::Result<Privacy> {
         Ok(Privacy::Private)
@@ -186,6 +248,38 @@ mod tests {
                 .unwrap()
                 .is_acceptable()
         );
+    }
+
+    #[test]
+    fn given_file_is_tightened_through_trusted_links_only() {
+        use std::os::unix::fs::{lchown, symlink};
+        let dir = TempDir::new("privacy-links");
+        let [target, link, way, name] =
+            ["target", "link", "way", "name"].map(|name| dir.path().join(name));
+        fs::write(&target, "x").unwrap();
+        let open = || fs::set_permissions(&target, Permissions::from_mode(0o604)).unwrap();
+        let mode = || fs::metadata(&target).unwrap().permissions().mode() & 0o7777;
+        let make = |path: &Path| {
+            open();
+            make_private(&File::open(path).unwrap(), path, Kind::Given).unwrap()
+        };
+        // As Kubernetes does: a link to a directory, and a link through it.
+        symlink(".", &way).unwrap();
+        symlink("way/target", &link).unwrap();
+        assert_eq!(make(&target), Privacy::Tightened { was: 0o604 });
+        assert_eq!(make(&link), Privacy::Tightened { was: 0o604 });
+        assert_eq!(mode(), 0o600);
+        if rustix::process::geteuid().is_root() {
+            for foreign in [&way, &link] {
+                lchown(foreign, Some(12345), None).unwrap();
+                assert_eq!(make(&link), Privacy::Open { mode: 0o604 });
+                assert_eq!(mode(), 0o604, "the target is not changed");
+                lchown(foreign, Some(0), None).unwrap();
+            }
+        }
+        fs::hard_link(&target, &name).unwrap();
+        assert_eq!(make(&name), Privacy::Open { mode: 0o604 });
+        assert_eq!(mode(), 0o604);
     }
 
     #[test]

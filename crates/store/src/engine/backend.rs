@@ -153,7 +153,11 @@ pub(crate) async fn open(
     let breakage = BreakageClock::default();
     let raw = connect_pool(&settings, &connector, breakage.clone()).await;
     let raw = raw.map_err(|error| unusable(error.to_string()))?;
-    migrate(migrator, &raw).await.map_err(unusable)?;
+    match backend {
+        Backend::Sqlite => migrate(async || migrator.run(&raw).await).await,
+        Backend::Postgres => migrate(async || postgres::migrate(migrator, &connector).await).await,
+    }
+    .map_err(unusable)?;
     Ok((Pool::new(raw, backend, breakage, anchor), connector))
 }
 
@@ -205,10 +209,11 @@ async fn connect_pool(
         .await
 }
 
-async fn migrate(migrator: &Migrator, pool: &AnyPool) -> Result<(), String> {
+/// Migrates with `run`, and tries again.
+async fn migrate(run: impl AsyncFn() -> Result<(), MigrateError>) -> Result<(), String> {
     let mut attempt = 1;
     loop {
-        match migrator.run(pool).await {
+        match run().await {
             Ok(()) => return Ok(()),
             Err(MigrateError::VersionMissing(version)) => {
                 return Err(format!(

@@ -1,7 +1,9 @@
-//! PostgreSQL: how it is reached, and which of its errors are transient.
+//! PostgreSQL: how it is reached and migrated, and which of its errors are transient.
 
-use super::backend::PoolSettings;
+use super::backend::{Connector, PoolSettings};
 use crate::database::PostgresUrl;
+use sqlx::migrate::{MigrateError, Migration, Migrator};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Row as _};
 use std::time::Duration;
 
 /// Connections of this process.
@@ -18,6 +20,12 @@ const SETUP: &str = "SET synchronous_commit = on; SET statement_timeout = '30s';
                      SET lock_timeout = '5s'; SET client_min_messages = warning; \
                      SET idle_in_transaction_session_timeout = '5s'";
 
+/// The lock of the process that migrates. Any number that no other program is likely to use.
+const MIGRATION_LOCK: i64 = 0x6272_6964_6765_6d67;
+
+/// How often a process that waits for [`MIGRATION_LOCK`] asks again.
+const MIGRATION_LOCK_INTERVAL: Duration = Duration::from_millis(100);
+
 pub(crate) fn settings(url: &PostgresUrl) -> PoolSettings {
     PoolSettings {
         url: url.reveal().to_owned(),
@@ -26,6 +34,86 @@ pub(crate) fn settings(url: &PostgresUrl) -> PoolSettings {
         setup: SETUP,
         display_name: url.to_string(),
     }
+}
+
+/// Creates or migrates the tables, on a connection of its own: its end releases the locks, however it ends.
+///
+/// A migration in a transaction keeps the limits of [`SETUP`], so that it blocks a running relay for seconds at most. One
+/// without a transaction builds an index, which may take minutes and blocks no other statement: it has no limit.
+pub(crate) async fn migrate(
+    migrator: &Migrator,
+    connector: &Connector,
+) -> Result<(), MigrateError> {
+    let mut connection = connector.connect().await?;
+    let done = migrate_locked(migrator, &mut connection).await;
+    // The result is known; a failed farewell changes nothing.
+    let _ = connection.close().await;
+    done
+}
+
+async fn migrate_locked(
+    migrator: &Migrator,
+    connection: &mut AnyConnection,
+) -> Result<(), MigrateError> {
+    // In addition to the library's lock, which is waited for within a statement. The statement's snapshot would be waited for by the
+    // index that the other process builds: a deadlock.
+    let mut is_reported = false;
+    while !try_lock(connection).await? {
+        if !is_reported {
+            tracing::info!("another process migrates the database; waiting for it");
+            is_reported = true;
+        }
+        tokio::time::sleep(MIGRATION_LOCK_INTERVAL).await;
+    }
+    for migration in migrator.iter().filter(|migration| migration.no_tx) {
+        // What comes before it.
+        migrator
+            .run_to(migration.version - 1, &mut *connection)
+            .await?;
+        sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0")
+            .execute(&mut *connection)
+            .await?;
+        drop_incomplete_index(migration, connection).await?;
+        migrator.run_to(migration.version, &mut *connection).await?;
+        sqlx::raw_sql(SETUP).execute(&mut *connection).await?;
+    }
+    migrator.run(&mut *connection).await
+}
+
+async fn try_lock(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS is_locked")
+        .bind(MIGRATION_LOCK)
+        .fetch_one(connection)
+        .await?;
+    row.try_get("is_locked")
+}
+
+/// Removes the index of an interrupted attempt: `IF NOT EXISTS` would take it for the finished one. The migration's file has the
+/// name of its index.
+async fn drop_incomplete_index(
+    migration: &Migration,
+    connection: &mut AnyConnection,
+) -> Result<(), sqlx::Error> {
+    let name = migration.description.replace(' ', "_");
+    let found = sqlx::query(
+        "SELECT 1 AS one FROM pg_index JOIN pg_class ON pg_class.oid = pg_index.indexrelid
+         WHERE pg_class.relname = $1 AND NOT pg_index.indisvalid
+         AND pg_class.relnamespace = current_schema()::regnamespace",
+    )
+    .bind(name.clone())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if found.is_some() {
+        tracing::warn!(
+            index = name,
+            "an index was left incomplete; it is built again"
+        );
+        let statement = format!("DROP INDEX CONCURRENTLY IF EXISTS \"{name}\"");
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Returns whether an error is transient, by its SQLSTATE: connection (08), rolled back in favour of another

@@ -32,7 +32,9 @@ pub use headers::{Headers, HeadersBuilder};
 pub use serial::Bounded;
 
 use crate::code::Failure;
-use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEADER_BYTES};
+use crate::limits::{
+    DATA_MAX_BYTES, FRAME_MAX_BYTES, FRAME_MAX_BYTES_V1, HEAD_MAX_BYTES_V1, HEADER_BYTES,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use control::WireReset;
 
@@ -234,6 +236,30 @@ pub(crate) fn encode_head(
     with_head(kind::HEAD, id, head.size_hint(), body, end, |out| {
         head.encode(out)
     })
+}
+
+/// Returns the length of the head in an OPEN or HEAD frame, in bytes.
+pub(crate) fn head_bytes(frame: &[u8]) -> usize {
+    let length = frame.get(HEADER_BYTES..HEADER_BYTES + 4);
+    let length = length.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    let length = length.map_or(0, u32::from_be_bytes);
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+/// Whether a message is larger than a session of version 1 allows (W-60).
+pub(crate) fn exceeds_version_1(message: &[u8]) -> bool {
+    let Some(([kind, flags, ..], payload)) = message.split_first_chunk::<HEADER_BYTES>() else {
+        return false;
+    };
+    if message.len() > FRAME_MAX_BYTES_V1 {
+        return true;
+    }
+    match *kind {
+        kind::OPEN | kind::HEAD => head_bytes(message) > HEAD_MAX_BYTES_V1,
+        // A frame that may be skipped is read as far as its header (W-61).
+        _ if flags & FLAG_SKIPPABLE != 0 => false,
+        _ => payload.len() > HEAD_MAX_BYTES_V1,
+    }
 }
 
 /// Encodes a DATA frame. The caller passes at most [`DATA_MAX_BYTES`].

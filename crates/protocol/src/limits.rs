@@ -21,6 +21,12 @@ pub const HEAD_MAX_BYTES: usize = 128 * 1024;
 /// Largest frame, and therefore the largest WebSocket message: a header, a head with its length, a body.
 pub const FRAME_MAX_BYTES: usize = HEADER_BYTES + 4 + HEAD_MAX_BYTES + DATA_MAX_BYTES;
 
+/// [`HEAD_MAX_BYTES`] of a session of version 1: 48 KiB (W-60).
+pub const HEAD_MAX_BYTES_V1: usize = 48 * 1024;
+
+/// [`FRAME_MAX_BYTES`] of a session of version 1 (W-60).
+pub const FRAME_MAX_BYTES_V1: usize = HEADER_BYTES + 4 + HEAD_MAX_BYTES_V1 + DATA_MAX_BYTES;
+
 /// Header fields in one head.
 pub const HEADERS_MAX: usize = 256;
 

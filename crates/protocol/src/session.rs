@@ -30,7 +30,7 @@ pub use event::{Event, OpenError, Read, SendCapacity};
 
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
-use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
+use crate::limits::{HEADER_BYTES, RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
@@ -259,13 +259,15 @@ impl Session {
         let mut status = Frame::Status(serves.clone());
         // Host patterns that do not fit a frame are left out, then the endpoints: the relay asks the bridge
         // for each request then, which is slower and still correct.
-        if status.encode().is_err() {
+        let max = HEADER_BYTES + self.config.head_max_bytes();
+        let fits = |status: &Frame| status.encode().is_ok_and(|frame| frame.len() <= max);
+        if !fits(&status) {
             status = Frame::Status(Serves {
                 hosts: None,
                 ..serves
             });
         }
-        if status.encode().is_err() {
+        if !fits(&status) {
             status = Frame::Status(Serves::default());
         }
         self.push_frame(&status);

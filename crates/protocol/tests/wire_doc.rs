@@ -83,6 +83,8 @@ fn limits_in_the_document_match_the_code() {
         DATA_MAX_BYTES as Bytes64,
         HEAD_MAX_BYTES as Bytes64,
         FRAME_MAX_BYTES as Bytes64,
+        HEAD_MAX_BYTES_V1 as Bytes64,
+        FRAME_MAX_BYTES_V1 as Bytes64,
         HEADERS_MAX as Count,
         NAME_MAX_BYTES as Bytes64,
         CONTEXT_ID_MAX_BYTES as Bytes64,

@@ -19,7 +19,7 @@ use protocol::frame::{
     Challenge, Frame, Hello, JournalMark, PROOF_BYTES, PreviousSession, Refused, RefusedCode,
     Serves, VERSION, VERSION_MIN, Welcome, Windows,
 };
-use protocol::limits::OPENING_TIMEOUT;
+use protocol::limits::{HEAD_MAX_BYTES_V1, OPENING_TIMEOUT};
 use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
 use protocol::session::{Config, EndReason, Side};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -131,7 +131,7 @@ fn start<IO: Io>(
 }
 
 fn config(
-    side: Side,
+    (side, version): (Side, u16),
     welcome: &Welcome,
     settings: &Settings,
     peer: Windows,
@@ -141,6 +141,7 @@ fn config(
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
     let dead_after = Duration::from_millis(welcome.dead_after_ms.into());
     Config {
+        version,
         local: settings.windows,
         peer,
         heartbeat,
@@ -282,7 +283,8 @@ impl<IO: Io> Candidate<IO> {
             .await
             .map_err(|_| OpeningError::Timeout)??;
         let peer = self.hello.windows;
-        let config = config(Side::Relay, &welcome, &settings, peer, self.rtt);
+        let side = (Side::Relay, self.hello.version);
+        let config = config(side, &welcome, &settings, peer, self.rtt);
         let serves = self.hello.serves;
         Ok(start(
             self.socket,
@@ -403,12 +405,20 @@ pub(crate) async fn bridge_opening<IO: Io>(
         previous: introduction.previous,
     };
     let too_large = |error: protocol::frame::FrameError| OpeningError::Protocol(error.to_string());
-    let body = match protocol::frame::encode_hello_body(&hello) {
+    let encode = |hello: &Hello| {
+        let body = protocol::frame::encode_hello_body(hello)?;
+        match body.len() > HEAD_MAX_BYTES_V1 && version == VERSION_MIN {
+            // A relay of version 1 would reject it (W-60).
+            true => Err(protocol::frame::FrameError::TooLarge),
+            false => Ok(body),
+        }
+    };
+    let body = match encode(&hello) {
         Ok(body) => body,
         // The patterns do not fit a frame: without them the relay asks the bridge for each request (W-54).
         Err(_) => {
             hello.serves.hosts = None;
-            protocol::frame::encode_hello_body(&hello).map_err(too_large)?
+            encode(&hello).map_err(too_large)?
         }
     };
     let transcript = Transcript {
@@ -427,7 +437,8 @@ pub(crate) async fn bridge_opening<IO: Io>(
     match receive(&mut socket).await?.0 {
         Frame::Welcome(welcome) => {
             let rtt = sent.elapsed();
-            let config = config(Side::Bridge, &welcome, &settings, challenge.windows, rtt);
+            let side = (Side::Bridge, version);
+            let config = config(side, &welcome, &settings, challenge.windows, rtt);
             let (session, driver) = start(socket, welcome.session, config, serves, settings);
             Ok(Tunnel {
                 session,

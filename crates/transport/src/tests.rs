@@ -10,8 +10,8 @@ use crate::websocket;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
 use protocol::frame::{
-    BodyLength, Challenge, Class, GoAwayReason, Headers, RefusedCode, RequestHead, RequestTarget,
-    ResponseHead, Serves, TimeLeft, VERSION, VERSION_MIN, Welcome, Windows,
+    BodyLength, Challenge, Class, GoAwayReason, Headers, HeadersBuilder, RefusedCode, RequestHead,
+    RequestTarget, ResponseHead, Serves, TimeLeft, VERSION, VERSION_MIN, Welcome, Windows,
 };
 use protocol::session::{Budget, EndReason, OpenError};
 use protocol::{Code, Execution, Failure};
@@ -134,11 +134,18 @@ async fn bridge_chooses_the_latest_common_version() {
 
 /// Two sides, their drivers running; the task handles end them when dropped by the caller.
 async fn tunnel(handler: Handler) -> (Session, Session) {
+    tunnel_of_version(VERSION, handler).await
+}
+
+async fn tunnel_of_version(version: u16, handler: Handler) -> (Session, Session) {
     let (near, far) = duplex(64 * 1024);
     let relay = async {
-        let candidate = relay_opening(near, Bytes::new(), challenge())
-            .await
-            .unwrap();
+        let challenge = Challenge {
+            version_min: version,
+            version_max: version,
+            ..challenge()
+        };
+        let candidate = relay_opening(near, Bytes::new(), challenge).await.unwrap();
         let public = key().public_key().as_ref().to_vec();
         candidate
             .verify(&public, ChannelBinding::EndsBefore)
@@ -512,4 +519,67 @@ async fn early_response_is_complete() {
     }));
     let end = tokio::time::timeout(Duration::from_secs(5), send.pump(endless)).await;
     assert_eq!(end.unwrap().unwrap(), crate::PumpEnd::Stopped);
+}
+
+/// Header fields of this many bytes in all, about.
+fn fields_of(bytes: usize) -> Headers {
+    let mut builder = HeadersBuilder::default();
+    for _ in 0..bytes / 1024 {
+        builder.push(b"x-large", &[b'x'; 1024 - 11]).unwrap();
+    }
+    builder.build()
+}
+
+/// Responds with header fields of as many KiB as the path of the request says.
+fn large_response() -> Handler {
+    Arc::new(|incoming: Incoming| {
+        tokio::spawn(async move {
+            let Incoming { head, mut send, .. } = incoming;
+            let RequestTarget::Url(url) = &head.target else {
+                return;
+            };
+            let kib: usize = url.rsplit('/').next().unwrap().parse().unwrap();
+            send.dispatched().unwrap();
+            let head = ResponseHead {
+                headers: fields_of(kib * 1024),
+                ..ok(BodyLength::None)
+            };
+            if let Err(failure) = send.head(&head, b"", true) {
+                send.reset(failure);
+            }
+        });
+    })
+}
+
+#[tokio::test]
+async fn large_heads_fail_alone_in_version_1() {
+    for (version, fits) in [(VERSION_MIN, false), (VERSION, true)] {
+        let (relay, _bridge) = tunnel_of_version(version, large_response()).await;
+        let of_kib = |sent: usize, received: usize| RequestHead {
+            target: RequestTarget::Url(format!("http://t/{received}")),
+            headers: fields_of(sent * 1024),
+            ..request(BodyLength::None)
+        };
+        let opened = relay.open(&of_kib(60, 1), b"", true).map(drop);
+        match fits {
+            true => assert_eq!(opened, Ok(())),
+            false => assert!(
+                matches!(opened, Err(OpenError::VersionLimit { max, .. }) if max == 48 * 1024),
+                "{opened:?}"
+            ),
+        }
+        let (_send, mut recv) = relay.open(&of_kib(1, 60), b"", true).unwrap();
+        match (fits, recv.head().await) {
+            (true, Ok(head)) => assert_eq!(head.headers.len(), 60),
+            (false, Err(failure)) => {
+                assert_eq!(failure.code, Code::ResponseTooLarge, "{failure}");
+                assert_eq!(failure.execution, Execution::Executed);
+            }
+            (_, other) => panic!("version {version}: {other:?}"),
+        }
+        // The session goes on.
+        let (_send, mut recv) = relay.open(&of_kib(40, 40), b"", true).unwrap();
+        assert_eq!(recv.head().await.unwrap().headers.len(), 40);
+        assert!(relay.is_open());
+    }
 }

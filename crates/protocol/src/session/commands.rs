@@ -1,7 +1,7 @@
 //! What the users of streams do: open, send, finish. Nothing here waits.
 
 use super::stream::{DispatchState, Outgoing, RecvState, Stream};
-use super::{OpenError, SendCapacity, Session, unknown_stream};
+use super::{OpenError, SendCapacity, Session, Side, unknown_stream};
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Headers, RequestHead, ResponseHead};
 use crate::limits::INFORMATIONAL_MAX;
@@ -28,6 +28,10 @@ impl Session {
         // Encoded at once, with a placeholder for the id: an error reaches the caller, and nothing was
         // changed yet.
         let frame = frame::encode_open(0, head, body, end)?;
+        let (bytes, max) = (frame::head_bytes(&frame), self.config.head_max_bytes());
+        if bytes > max {
+            return Err(OpenError::VersionLimit { bytes, max });
+        }
         self.last_id = id;
         let mut stream = Stream::new(
             (head.class, head.share),
@@ -55,11 +59,12 @@ impl Session {
     }
 
     /// Bridge: sends a head of the response. Only the final one has a `body` (at most 16 KiB) or an
-    /// `end`. Informational heads above [`INFORMATIONAL_MAX`] are dropped: they carry no meaning of
-    /// their own, and the relay would treat them as a flood.
+    /// `end`. Informational heads above [`INFORMATIONAL_MAX`], and those that do not fit a frame, are dropped:
+    /// they carry no meaning of their own. The relay would treat more of them as a flood.
     ///
     /// # Errors
-    /// The stream's failure if it has failed; `target_protocol` when the head does not fit a frame.
+    /// The stream's failure if it has failed; `response_too_large` when the head does not fit a frame of this
+    /// session. The caller resets the stream with it.
     pub fn send_head(
         &mut self,
         id: u32,
@@ -72,11 +77,17 @@ impl Session {
             !informational || (body.is_empty() && !end),
             "a body before the head"
         );
+        let max = self.config.head_max_bytes();
         let stream = self.sending(id)?;
-        let frame = frame::encode_head(id, head, body, end).map_err(|error| {
-            let detail = format!("the response head does not fit a frame: {error}");
-            Failure::new(Code::TargetProtocol, Execution::Executed, detail)
-        })?;
+        let encoded = frame::encode_head(id, head, body, end);
+        let fitting = encoded.ok().filter(|frame| frame::head_bytes(frame) <= max);
+        let Some(frame) = fitting else {
+            stream.dispatch.mark();
+            return match informational {
+                true => Ok(()),
+                false => Err(too_large(Side::Bridge, "head", max)),
+            };
+        };
         stream.dispatch.mark();
         // After STOP the relay wants no response: the head is dropped, and that is no failure.
         if stream.send.state.is_closed() {
@@ -163,7 +174,8 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the sending direction, with trailers if there are any.
+    /// Ends the sending direction, with trailers if there are any. Trailers that are too large for this session
+    /// reset the stream.
     ///
     /// # Errors
     /// The stream's failure.
@@ -172,12 +184,29 @@ impl Session {
         if !stream.send.state.takes_more() {
             return Ok(());
         }
+        let trailer_bytes = trailers.as_ref().map_or(0, |fields| fields.block().len());
+        let max = self.config.head_max_bytes();
+        if trailer_bytes > max {
+            let failure = too_large(self.config.side, "trailers", max);
+            self.reset(id, failure.clone());
+            return Err(failure);
+        }
+        let stream = self.sending(id)?;
         stream.send.state.finish();
         // Empty trailers are sent as END, which can share a frame with the last bytes.
         let trailers = trailers.filter(|fields| !fields.is_empty());
         stream.send.queue.push_back(Outgoing::End(trailers));
         self.enqueue(id);
         Ok(())
+    }
+
+    /// Returns how far an exchange has come, as far as this side knows it. `None` for one that was released.
+    pub fn execution(&self, id: u32) -> Option<Execution> {
+        let stream = self.streams.get(&id)?;
+        Some(match self.failure(id) {
+            Some(failure) => failure.execution,
+            None => self.execution_of(stream),
+        })
     }
 
     pub(super) fn sending(&mut self, id: u32) -> Result<&mut Stream, Failure> {
@@ -195,6 +224,21 @@ impl Session {
             None => Some(unknown_stream()),
             Some(stream) if stream.reset.is_awaiting_ack() => None,
             Some(stream) => stream.reset.failure().cloned(),
+        }
+    }
+}
+
+/// Returns the failure of an exchange whose head or trailers may not be sent in this session.
+fn too_large(side: Side, what: &str, max: usize) -> Failure {
+    let limit = format!("than the {max} bytes that the tunnel allows");
+    match side {
+        Side::Relay => {
+            let detail = format!("the request's {what} are larger {limit}");
+            Failure::possibly_executed(Code::HeadersTooLarge, detail)
+        }
+        Side::Bridge => {
+            let detail = format!("the header fields of the response ({what}) are larger {limit}");
+            Failure::new(Code::ResponseTooLarge, Execution::Executed, detail)
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The settings of a session, and the reasons for its end.
 
 use super::budget::Budget;
-use crate::frame::{GoAwayReason, Windows};
+use crate::frame::{GoAwayReason, VERSION, Windows};
 use crate::limits::{
-    DEAD_AFTER, HEARTBEAT, SESSION_WINDOW_BYTES, STREAM_WINDOW_CAP_BYTES,
-    STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX,
+    DEAD_AFTER, HEAD_MAX_BYTES, HEAD_MAX_BYTES_V1, HEARTBEAT, SESSION_WINDOW_BYTES,
+    STREAM_WINDOW_CAP_BYTES, STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,16 @@ pub enum Side {
     Bridge,
 }
 
+/// The first version of the wire whose heads have up to [`HEAD_MAX_BYTES`].
+const LARGE_HEADS_SINCE_VERSION: u16 = 2;
+
 /// What the opening agreed on, and this side's own bounds.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Which end this is.
     pub side: Side,
+    /// The version of the wire.
+    pub version: u16,
     /// What the peer may have outstanding here.
     pub local: Windows,
     /// What this side may have outstanding at the peer.
@@ -44,6 +49,7 @@ impl Config {
     pub fn new(side: Side) -> Self {
         Self {
             side,
+            version: VERSION,
             local: Windows::default(),
             peer: Windows::default(),
             heartbeat: HEARTBEAT,
@@ -52,6 +58,19 @@ impl Config {
             stream_window_cap: STREAM_WINDOW_CAP_BYTES,
             budget: Budget::new(0),
         }
+    }
+
+    /// Returns the largest head, header block or control payload of this session, in bytes (W-60).
+    pub(super) fn head_max_bytes(&self) -> usize {
+        match self.has_large_heads() {
+            true => HEAD_MAX_BYTES,
+            false => HEAD_MAX_BYTES_V1,
+        }
+    }
+
+    /// Whether heads and frames have the limits of version 2 (W-60).
+    pub(super) fn has_large_heads(&self) -> bool {
+        self.version >= LARGE_HEADS_SINCE_VERSION
     }
 }
 

@@ -73,4 +73,12 @@ pub enum OpenError {
     /// The head does not fit a frame.
     #[error("the head does not fit a frame: {0}")]
     Head(#[from] crate::frame::FrameError),
+    /// The head fits a frame, but not one of this session's version.
+    #[error("the head has {bytes} bytes, the peer's version of the wire allows {max}")]
+    VersionLimit {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
 }

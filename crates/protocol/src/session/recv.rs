@@ -4,7 +4,7 @@ use super::event::Event;
 use super::stream::{QueuedIn, RecvClosed, RecvState, ResetState, Stream};
 use super::{EndReason, Session, Side};
 use crate::code::{Code, Execution, Failure};
-use crate::frame::{Credit, Frame, GoAway, Headers, RequestHead, ResponseHead};
+use crate::frame::{self, Credit, Frame, FrameError, GoAway, Headers, RequestHead, ResponseHead};
 use crate::limits::INFORMATIONAL_MAX;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -46,6 +46,9 @@ impl Session {
         self.clock = now;
         // Before decoding: any frame is a sign of life, also one that is skipped (W-53, W-61).
         self.timers.heard(now);
+        if !self.config.has_large_heads() && frame::exceeds_version_1(&message) {
+            return Err(broken(FrameError::TooLarge.to_string()));
+        }
         let frame = Frame::decode(message).map_err(|error| broken(error.to_string()))?;
         match frame {
             None => Ok(()),

@@ -176,3 +176,20 @@ fn letting_go_of_a_request_cancels_it() {
     pair.run();
     pair.assert_quiescent();
 }
+
+#[test]
+fn execution_is_known_while_the_exchange_runs() {
+    let mut pair = Pair::new();
+    let id = pair.relay.open(&call(), b"", true).unwrap();
+    assert_eq!(pair.relay.execution(id), Some(Execution::NotSent));
+    pair.run();
+    assert_eq!(pair.relay.execution(id), Some(Execution::PossiblyExecuted));
+    assert_eq!(pair.bridge.execution(id), Some(Execution::NotDispatched));
+    let head = response(200);
+    pair.bridge.send_head(id, &head, b"", false).unwrap();
+    pair.run();
+    assert_eq!(pair.relay.execution(id), Some(Execution::Executed));
+    pair.release(id);
+    pair.run();
+    assert_eq!(pair.relay.execution(id), None);
+}

@@ -1,10 +1,15 @@
 //! Peers that send more than they should: memory stays bounded, and the session goes on or ends.
 
-use super::support::{KIB, Pair, Scripted, call, cancelled, config, count, windows, zeros};
+use super::support::{
+    KIB, Link, MILLI, Pair, Scripted, call, cancelled, config, count, headers, response, windows,
+    zeros,
+};
 use bytes::Bytes;
-use protocol::frame::{Bounded, CallAttempt, DeliveryResult, Frame, Serves, Windows};
+use protocol::frame::{
+    Bounded, CallAttempt, DeliveryResult, Frame, RequestHead, Serves, VERSION_MIN, Windows,
+};
 use protocol::limits::RESULTS_QUEUED_MAX;
-use protocol::session::{EndReason, Event, OpenError, Read, Side};
+use protocol::session::{Config, EndReason, Event, OpenError, Read, Side};
 use protocol::{Code, Execution};
 
 const STREAMS_MAX: u32 = 10;
@@ -64,6 +69,57 @@ fn empty_data_frame_ends_the_session() {
     peer.hears(&open(1));
     let end = peer.says_raw(&[0x13, 0, 0, 0, 0, 1]);
     assert!(matches!(end, Err(EndReason::Protocol(_))), "{end:?}");
+}
+
+#[test]
+fn head_above_the_versions_limit_ends_the_session() {
+    let value = "v".repeat(50 * 1024);
+    let large = Frame::Open {
+        id: 1,
+        head: Box::new(RequestHead {
+            headers: headers(&[("large", value.as_str())]),
+            ..call()
+        }),
+        body: zeros(0),
+        end: true,
+    };
+    bridge().hears(&large);
+    let mut old = Scripted::new(Config {
+        version: VERSION_MIN,
+        ..config(Side::Bridge, windows(STREAMS_MAX, 64, 1 << 20))
+    });
+    old.hears(&open(1));
+    let end = old.says(&large);
+    assert!(matches!(end, Err(EndReason::Protocol(_))), "{end:?}");
+}
+
+#[test]
+fn large_trailers_fail_alone_in_version_1() {
+    let link = Link::new(MILLI, 1 << 30);
+    let old = |side| Config {
+        version: VERSION_MIN,
+        ..config(side, windows(STREAMS_MAX, 64, 1 << 20))
+    };
+    let mut pair = Pair::configured(link, old(Side::Relay), old(Side::Bridge));
+    let value = "v".repeat(50 * 1024);
+    let trailers = || Some(headers(&[("large", value.as_str())]));
+    let id = pair.relay.open(&call(), b"", false).unwrap();
+    pair.run();
+    let failure = pair.relay.finish(id, trailers()).unwrap_err();
+    assert_eq!(failure.code, Code::HeadersTooLarge);
+    pair.run();
+    let failure = pair.relay.failure(id).unwrap();
+    assert_eq!(failure.execution, Execution::NotDispatched, "{failure}");
+    let id = pair.opened(&call());
+    pair.bridge
+        .send_head(id, &response(200), b"", false)
+        .unwrap();
+    let failure = pair.bridge.finish(id, trailers()).unwrap_err();
+    pair.run();
+    assert_eq!(failure.code, Code::ResponseTooLarge);
+    let failure = pair.relay.failure(id).unwrap();
+    assert_eq!(failure.execution, Execution::Executed, "{failure}");
+    assert!(pair.relay.ended().is_none() && pair.bridge.ended().is_none());
 }
 
 #[test]

@@ -129,6 +129,13 @@ pub(crate) fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
             Code::Overloaded,
             "the bridge reached its limit of concurrent requests",
         )),
+        // Another tunnel may have a later version of the wire.
+        OpenError::VersionLimit { bytes, max } => Ok(Failure::not_sent(
+            Code::HeadersTooLarge,
+            format!(
+                "the request's head has {bytes} bytes, and the version of this bridge allows {max}: update the bridge"
+            ),
+        )),
         OpenError::Head(error) => Err(Failure::not_sent(
             Code::HeadersTooLarge,
             format!("the request's head does not fit the tunnel: {error}"),

@@ -111,6 +111,12 @@ impl AbortHandle {
                 .with(|core| core.session.reset(stream.id, failure));
         }
     }
+
+    /// Returns how far the exchange has come, as far as this side knows it. `None` once it is released.
+    pub fn execution(&self) -> Option<Execution> {
+        let stream = self.stream.upgrade()?;
+        stream.shared.peek(|session| session.execution(stream.id))
+    }
 }
 
 /// How sending a body ended.
@@ -298,7 +304,7 @@ impl SendStream {
     /// up to 16 KiB travels with the final head; `end` marks it as complete.
     ///
     /// # Errors
-    /// The exchange's failure, or `target_protocol` when the head does not fit a frame.
+    /// The exchange's failure, or `response_too_large` when the head does not fit a frame.
     pub fn head(&mut self, head: &ResponseHead, body: &[u8], end: bool) -> Result<(), Failure> {
         let id = self.stream.id;
         self.stream

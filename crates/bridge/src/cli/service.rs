@@ -54,7 +54,8 @@ pub(super) struct UnitArgs {
 Example:
   integration-bridge service install --config /etc/integration-bridge/bridge.toml
 
-Pair the bridge first. Exit code 0: the service runs and is connected. Otherwise standard error has the reason.")]
+Pair the bridge first. Exit code 0: the service runs and is connected. Otherwise
+standard error has the reason.")]
 pub(super) struct InstallArgs {
     #[command(flatten)]
     config: ConfigArg,

@@ -98,7 +98,9 @@ impl Authenticator {
     fn note(&self, failure: &Failure, client: DeniedClient, peer: IpAddr) {
         let code = failure.code.as_str();
         self.metrics.request_denied(code);
-        self.audit.denials.note(Denied::Request, code, client, peer);
+        let label = |id: &str| self.directory.tenant_label(id);
+        let denials = &self.audit.denials;
+        denials.note(Denied::Request, code, client, peer, label);
     }
 }
 

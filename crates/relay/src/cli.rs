@@ -267,6 +267,20 @@ mod tests {
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
+        for (option, value, says) in [
+            ("list --status", "abc", "must be a number from 100 to 999"),
+            ("list --status", "1000", "must be a number from 100 to 999"),
+            ("list --limit", "0", "must be a number from 1 to 10000"),
+            ("list --result", "bogus", "known are: ok, failed"),
+            ("list --action", "zzz", "key.create"),
+            ("verify --head", "4:abc", "64 hexadecimal digits"),
+            ("verify --head", "x:abc", "is not a number"),
+        ] {
+            let line = format!("r audit {option} {value}");
+            let error = Args::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(says), "{line}: {error}");
+        }
         let line = "r key create --tenant acme --role caller --existing join";
         let parsed = Args::try_parse_from(line.split(' ')).unwrap();
         assert!(parsed.mistake().is_some());

@@ -124,7 +124,9 @@ impl ControlPlane {
             // Counted with all refused tunnels.
             Denied::Tunnel | Denied::Call => {}
         }
-        self.audit.denials.note(denied, code, client, address);
+        let label = |id: &str| self.directory.tenant_label(id);
+        let denials = &self.audit.denials;
+        denials.note(denied, code, client, address, label);
     }
 
     /// Records what an authenticated key may not do, if the code is that of a denial.

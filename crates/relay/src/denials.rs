@@ -150,20 +150,23 @@ pub(crate) fn is_denial(code: Code) -> bool {
 }
 
 impl Denials {
-    /// Logs a denial and adds it to the sums.
+    /// Logs a denial and adds it to the sums. The log has the tenant's name, which `tenant_label` returns for its id.
     pub(crate) fn note(
         &self,
         denied: Denied,
         code: &'static str,
         client: DeniedClient,
         address: IpAddr,
+        tenant_label: impl FnOnce(&str) -> Arc<str>,
     ) {
         // Any client can cause these lines.
         if self.log_limiter.allow() {
+            let is_known = !client.tenant.is_empty();
             tracing::warn!(
                 action = denied.action(),
                 code,
-                tenant = &*client.tenant,
+                tenant = is_known.then(|| tenant_label(&client.tenant)).as_deref(),
+                tenant_id = is_known.then_some(&*client.tenant),
                 object = &*client.object,
                 %address,
                 suppressed = self.log_limiter.suppressed(),
@@ -315,6 +318,16 @@ mod tests {
         Ipv4Addr::from(number).into()
     }
 
+    fn note(
+        denials: &Denials,
+        denied: Denied,
+        code: &'static str,
+        client: DeniedClient,
+        address: IpAddr,
+    ) {
+        denials.note(denied, code, client, address, |id| id.into());
+    }
+
     fn total(events: &[AuditEvent]) -> u64 {
         events.iter().map(|event| event.count).sum()
     }
@@ -323,20 +336,23 @@ mod tests {
     fn equal_denials_are_one_row() {
         let denials = Denials::default();
         for _ in 0..100 {
-            denials.note(
+            note(
+                &denials,
                 Denied::Request,
                 "unauthorized",
                 DeniedClient::default(),
                 address(1),
             );
         }
-        denials.note(
+        note(
+            &denials,
             Denied::Request,
             "unauthorized",
             client("t", "ibk_1"),
             address(1),
         );
-        denials.note(
+        note(
+            &denials,
             Denied::Request,
             "rate_limited",
             DeniedClient::default(),
@@ -368,13 +384,20 @@ mod tests {
         for minute in 0..24 * 60 {
             for number in 0..200 {
                 let address = address(minute * 1000 + number);
-                denials.note(
+                note(
+                    &denials,
                     Denied::Request,
                     "unauthorized",
                     DeniedClient::default(),
                     address,
                 );
-                denials.note(Denied::Tunnel, "revoked", client("t", "b1"), address);
+                note(
+                    &denials,
+                    Denied::Tunnel,
+                    "revoked",
+                    client("t", "b1"),
+                    address,
+                );
                 noted += 2;
             }
             assert!(denials.lock().sums.len() <= 2 * SUMS_PER_TENANT_MAX + 8);
@@ -392,14 +415,21 @@ mod tests {
     fn flood_of_one_tenant_leaves_room_for_others() {
         let denials = Denials::default();
         for number in 0..1000 {
-            denials.note(
+            note(
+                &denials,
                 Denied::Request,
                 "forbidden",
                 client("a", "k"),
                 address(number),
             );
         }
-        denials.note(Denied::Request, "forbidden", client("b", "k"), address(1));
+        note(
+            &denials,
+            Denied::Request,
+            "forbidden",
+            client("b", "k"),
+            address(1),
+        );
         let events = denials.take_events(Instant::now(), false);
         let of = |tenant: &str| {
             events

@@ -364,6 +364,11 @@ impl Directory {
             .map(|entry| entry.name.clone())
     }
 
+    /// Returns a tenant's name for the log, by its id; the id itself of a tenant that has no name here.
+    pub(crate) fn tenant_label(&self, id: &str) -> Arc<str> {
+        self.tenant_name(id).unwrap_or_else(|| id.into())
+    }
+
     /// Returns whether a tenant (its id) is active.
     pub(crate) fn is_active(&self, id: &str) -> bool {
         let state = self.state();

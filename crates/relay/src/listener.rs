@@ -28,7 +28,7 @@ mod serve;
 mod socket;
 pub(crate) mod tls;
 
-pub(crate) use socket::{bind, listen, reserve};
+pub(crate) use socket::{bind, listen, of_key, reserve};
 
 use crate::admission::ListenerConnections;
 use crate::connection::{Connection, ListenerKind, SOCKET_BYTES};

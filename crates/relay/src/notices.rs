@@ -303,7 +303,8 @@ async fn settle(
     let raised = storage.settle_notices(kind, causes).await?;
     for notice in raised.clone() {
         tracing::warn!(
-            tenant = %notice.tenant,
+            tenant = &*state.directory.tenant_label(&notice.tenant),
+            tenant_id = &*notice.tenant,
             kind,
             object = notice.object,
             detail = notice.detail,

@@ -108,7 +108,7 @@ impl Ownership {
         let new = advertised_routes(directory, &entry.owner, entry.session.serves());
         let old = entry.offer();
         let conflicts = new.refused().count();
-        let is_new_conflict = self.report(&entry.owner, &new);
+        let is_new_conflict = self.report(directory, &entry.owner, &new);
         if conflicts == 0 && old.refused().count() > 0 {
             // An administrator has resolved the conflict: the notice need not wait for `CONFLICT_KEPT`.
             self.lock().remove(&entry.owner.bridge);
@@ -121,11 +121,17 @@ impl Ownership {
     }
 
     /// Notes and logs refused declarations. Returns whether the bridge had no conflict before.
-    pub(crate) fn report(&self, owner: &TunnelOwner, routes: &AdvertisedRoutes) -> bool {
+    pub(crate) fn report(
+        &self,
+        directory: &Directory,
+        owner: &TunnelOwner,
+        routes: &AdvertisedRoutes,
+    ) -> bool {
         let is_new = self.note(owner, routes, Instant::now());
         if is_new && self.log_limiter.allow() {
             tracing::warn!(
-                tenant = %owner.tenant,
+                tenant = &*directory.tenant_label(&owner.tenant),
+                tenant_id = &*owner.tenant,
                 bridge = %owner.name,
                 endpoints = describe_refused(routes),
                 suppressed = self.log_limiter.suppressed(),
@@ -228,7 +234,8 @@ async fn decide(
     let claimed = claimed.await?;
     if !claimed.is_empty() {
         tracing::info!(
-            tenant = %owner.tenant,
+            tenant = &*directory.tenant_label(&owner.tenant),
+            tenant_id = &*owner.tenant,
             bridge = %owner.name,
             endpoints = claimed.join(", "),
             "endpoint names claimed"

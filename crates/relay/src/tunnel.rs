@@ -252,7 +252,7 @@ async fn welcome<IO: Io>(
     };
     // The routes are read before the session is inserted, and applied again after it: see below.
     let offer = ownership::advertised_routes(&control.directory, &owner, session.serves());
-    let mut is_new_conflict = control.ownership.report(&owner, &offer);
+    let mut is_new_conflict = control.ownership.report(&control.directory, &owner, &offer);
     let entry =
         control
             .data
@@ -283,7 +283,8 @@ async fn welcome<IO: Io>(
     }
     control.deliveries.tunnel_up(&entry);
     tracing::info!(
-        tenant = %owner.tenant,
+        tenant = &*control.directory.tenant_label(&owner.tenant),
+        tenant_id = &*owner.tenant,
         bridge = %owner.name,
         host = %entry.host,
         software = %entry.software,
@@ -355,7 +356,15 @@ pub(crate) async fn run(control: &ControlPlane, tunnel: ActiveTunnel) {
     control.deliveries.routes_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;
-    tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");
+    tracing::info!(
+        tenant = &*control.directory.tenant_label(&owner.tenant),
+        tenant_id = &*owner.tenant,
+        bridge = %owner.name,
+        slot,
+        %reason,
+        lived_s = lived,
+        "session down"
+    );
 }
 
 /// Returns the code's name in logs and metrics.

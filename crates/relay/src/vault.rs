@@ -14,7 +14,7 @@ mod key_file;
 pub(crate) use key_file::{KeyFileError, MasterKey};
 pub(crate) use runtime::sealed::SealingKey;
 
-use crate::storage::{NoRandom, Storage, StorageError, StoreError, random};
+use crate::storage::{Database, NoRandom, Storage, StorageError, StoreError, random};
 use runtime::sealed::{KEY_BYTES, SealError};
 use std::collections::HashMap;
 use std::path::Path;
@@ -75,6 +75,33 @@ pub(crate) async fn master_key(storage: &Storage, file: &Path) -> Result<MasterK
     MasterKey::load_or_create(file)
 }
 
+/// Returns the words for a key file that is not the database's.
+fn wrong_key_file(file: &Path) -> String {
+    format!(
+        "{} is not the key file with which its contents were encrypted: restore that file, or name it in \
+         storage.key_file",
+        file.display()
+    )
+}
+
+/// Returns what [`master_key`] and [`Vault::new`] would reject of an existing database. Nothing is created or changed.
+pub(crate) async fn inspect(database: &Database, file: &Path) -> Option<String> {
+    // A database of an older version may lack the tables: nothing in it is encrypted.
+    let count = async |query, bound: Option<&[u8]>| {
+        store::read_number(database, query, bound)
+            .await
+            .unwrap_or(0)
+    };
+    if let Ok(master) = MasterKey::check(file) {
+        let query = "SELECT COUNT(*) FROM meta WHERE key_check <> $1";
+        let differs = count(query, Some(&master.database_mark())).await > 0;
+        return differs.then(|| wrong_key_file(file));
+    }
+    let tenants = count("SELECT COUNT(*) FROM tenant_keys", None).await;
+    (!file.exists() && tenants > 0)
+        .then(|| KeyFileError::Lost(file.to_owned(), tenants).to_string())
+}
+
 impl Vault {
     /// Checks the key file's key against the database, or binds it to this database if nothing was sealed
     /// yet.
@@ -82,13 +109,11 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Unusable`] when the database was sealed under another key.
     pub(crate) async fn new(storage: Storage, master: MasterKey) -> Result<Self, StorageError> {
-        let mark = master.key.mark("integration-relay database");
+        let mark = master.database_mark();
         // Found at the start, not by the first delivery that cannot be read.
         if !storage.key_check(&mark).await? {
-            return Err(StorageError::Store(StoreError::Unusable(format!(
-                "{} is not the key file with which its contents were encrypted: restore that file, or name it \
-                 in storage.key_file",
-                master.file.display()
+            return Err(StorageError::Store(StoreError::Unusable(wrong_key_file(
+                &master.file,
             ))));
         }
         Ok(Self {
@@ -136,14 +161,14 @@ impl Vault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Database;
     use crate::testing::TempDir;
 
     #[tokio::test]
     async fn lost_key_file_is_not_replaced() {
         let dir = TempDir::new("vault-lost");
         let [db, file] = ["relay.db", "relay-secrets.key"].map(|name| dir.path().join(name));
-        let storage = Storage::open(&Database::Sqlite(db)).await.unwrap();
+        let database = Database::Sqlite(db);
+        let storage = Storage::open(&database).await.unwrap();
         let tenant = storage.create_tenant("acme").await.unwrap();
         let open = async || {
             let master = master_key(&storage, &file).await?;
@@ -159,9 +184,20 @@ mod tests {
         std::fs::rename(&file, &kept).unwrap();
         let lost = open().await.unwrap_err();
         assert!(matches!(lost, KeyFileError::Lost(_, 1)), "{lost}");
+        assert!(lost.to_string().contains("calls of 1 tenant are"), "{lost}");
+        let inspected = inspect(&database, &file).await;
+        assert_eq!(inspected, Some(lost.to_string()));
         assert!(!file.exists());
         std::fs::rename(&kept, &file).unwrap();
         open().await.unwrap().of_tenant(&id).await.unwrap();
+        assert_eq!(inspect(&database, &file).await, None);
+        let other = dir.path().join("other.key");
+        MasterKey::load_or_create(&other).unwrap();
+        let inspected = inspect(&database, &other).await.unwrap();
+        assert!(
+            inspected.contains("other.key is not the key file"),
+            "{inspected}"
+        );
         // Seals of the audit record alone do not need it.
         let last = storage.last_audit_row().await.unwrap();
         let key = SealingKey::new(&[1; KEY_BYTES]);

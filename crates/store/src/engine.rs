@@ -5,7 +5,7 @@
 
 pub(crate) mod backend;
 mod connection;
-mod error;
+pub(crate) mod error;
 mod pool;
 mod postgres;
 pub(crate) mod sqlite;

@@ -50,7 +50,7 @@ pub use database::{Database, PostgresUrl};
 pub use engine::{Backend, Connection, Migrations, Pool, StoreError, Transaction};
 pub use generation::{Found, Generation, GenerationError};
 pub use lock::{ServingLock, check_name, lock, lock_existing};
-pub use probe::{Probe, probe};
+pub use probe::{Probe, probe, read_number};
 pub use readiness::Readiness;
 pub use replace::{Replaced, check, replace};
 pub use store::Store;

@@ -1,7 +1,8 @@
 //! Checks a database without creating or changing anything, for `config check`.
 
+use crate::StoreError;
 use crate::database::{Database, PostgresUrl};
-use crate::{StoreError, engine};
+use crate::engine::{backend, error, sqlite as file};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -32,28 +33,50 @@ pub async fn probe(database: &Database) -> Result<Probe, StoreError> {
     }
 }
 
+/// Returns the number in a query's only row, such as a count. `bound` is the query's parameter. Creates and changes
+/// nothing.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when the database cannot be read or has other tables.
+pub async fn read_number(
+    database: &Database,
+    query: &'static str,
+    bound: Option<&[u8]>,
+) -> Result<i64, StoreError> {
+    let unusable = |detail: &str| StoreError::Unusable(format!("{database}: {detail}"));
+    let url = match database {
+        Database::Sqlite(path) => {
+            file::url_to_read(path).ok_or_else(|| unusable("its path is not UTF-8"))?
+        }
+        Database::Postgres(url) => url.reveal().to_owned(),
+    };
+    let number = backend::number(&url, query, bound).await;
+    number.map_err(|error| unusable(&error::words(&error)))
+}
+
 /// By its first bytes: the library would create the index of the write-ahead log.
 fn sqlite(path: &Path) -> Result<Probe, String> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Probe::Absent),
-        Err(error) => return Err(format!("cannot be read: {error}")),
+        Err(error) => return Err(format!("cannot be read: {}", error::io_words(&error))),
     };
     let mut header = Vec::new();
     let mut start = file.by_ref().take(SQLITE_HEADER.len() as u64);
     start
         .read_to_end(&mut header)
-        .map_err(|error| format!("cannot be read: {error}"))?;
+        .map_err(|error| format!("cannot be read: {}", error::io_words(&error)))?;
     match header.as_slice() {
         [] => Ok(Probe::Empty),
         header if header == SQLITE_HEADER => Ok(Probe::Ready),
-        _ => Err("is not a SQLite database: name another file in storage.url".to_owned()),
+        _ => Err("is not a SQLite database".to_owned()),
     }
 }
 
 async fn postgres(url: &PostgresUrl) -> Result<Probe, StoreError> {
-    let unusable = |error: sqlx::Error| StoreError::Unusable(format!("{url}: {error}"));
-    let has_tables = engine::backend::has_tables(url).await.map_err(unusable)?;
+    let unusable =
+        |error: sqlx::Error| StoreError::Unusable(format!("{url}: {}", error::words(&error)));
+    let has_tables = backend::has_tables(url).await.map_err(unusable)?;
     Ok(match has_tables {
         true => Probe::Ready,
         false => Probe::Empty,

@@ -11,6 +11,7 @@
 //! to. So none may remain when the new file gets the name.
 
 use crate::engine::StoreError;
+use crate::engine::error::words;
 use crate::lock::{ServingLock, with_suffix};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -137,7 +138,7 @@ async fn write_back(path: &Path) -> Result<Option<String>, StoreError> {
             "{}: another process has the database open; wait for the other command, and try again",
             path.display()
         ))),
-        Err(error) if is_damage(&error) => Ok(Some(error.to_string())),
+        Err(error) if is_damage(&error) => Ok(Some(words(&error))),
         Err(error) => Err(error.into()),
     }
 }
@@ -161,7 +162,7 @@ pub async fn check(path: &Path) -> Result<(), StoreError> {
         connection.close().await?;
         Ok::<_, sqlx::Error>(found)
     };
-    let found = checked.await.map_err(|error| unusable(&error))?;
+    let found = checked.await.map_err(|error| unusable(&words(&error)))?;
     match found.as_str() {
         "ok" => Ok(()),
         defect => Err(unusable(&defect)),

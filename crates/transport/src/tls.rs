@@ -5,8 +5,8 @@ mod inspect;
 mod pair;
 mod trust;
 
-pub use inspect::{inspect_ca_file, inspect_chain, inspect_pair};
-pub use pair::{Pair, read_pair};
+pub use inspect::{inspect_ca_file, inspect_chain, inspect_pair, nameless};
+pub use pair::{Pair, PairFile, read_pair};
 pub use trust::{Trust, TrustVerifier};
 
 use crate::failure::{self, Observer};
@@ -155,6 +155,9 @@ pub fn server_config(
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsSetupError> {
     let pair = read_pair(cert_file, key_file)?;
+    if let Some(warning) = nameless(&pair) {
+        tracing::warn!(file = %cert_file.display(), "{warning}");
+    }
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

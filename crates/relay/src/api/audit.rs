@@ -4,7 +4,7 @@ use super::errors::failed;
 use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
 use crate::problem::Problem;
-use crate::storage::audit::{AuditFilter, AuditRow};
+use crate::storage::audit::{AuditFilter, AuditRow, check_action, check_result};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use schemars::JsonSchema;
@@ -97,6 +97,14 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         };
         let page = Page::of(&cx.query)?;
         let text = |name| cx.query.text(name).map(str::to_owned);
+        cx.query
+            .text("action")
+            .map_or(Ok(()), check_action)
+            .map_err(Problem::invalid)?;
+        cx.query
+            .text("result")
+            .map_or(Ok(()), check_result)
+            .map_err(Problem::invalid)?;
         let filter = AuditFilter {
             tenant,
             action: text("action"),

@@ -304,7 +304,13 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
         let revoked = cx.storage().revoke_bridge(&tenant, name).await;
         revoked.map_err(failed)?;
         cx.state.directory.follow_change().await;
-        tracing::info!(%tenant, bridge = name, client_id = %cx.principal.client_id, "bridge revoked");
+        tracing::info!(
+            tenant = &*cx.state.directory.tenant_label(&tenant),
+            tenant_id = %tenant,
+            bridge = name,
+            client_id = %cx.principal.client_id,
+            "bridge revoked"
+        );
         let document = BridgeDone {
             name: name.to_owned(),
             revoked: true,

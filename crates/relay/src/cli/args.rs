@@ -1,7 +1,7 @@
 //! The arguments of the command line.
 
 use crate::config::ConfigDuration;
-use crate::storage::{Existing, Role};
+use crate::storage::{Existing, Role, audit};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -133,12 +133,44 @@ pub(super) enum DeliveriesCommand {
     Resume,
 }
 
+/// Characters of a seal's signature: HMAC-SHA-256 in hexadecimal.
+const SIGNATURE_CHARS: usize = 64;
+
 fn seal(text: &str) -> Result<(i64, String), String> {
     let (number, mac) = text.split_once(':').ok_or("write NUMBER:SIGNATURE")?;
     let number = number
         .parse()
         .map_err(|_| "the part before ':' is not a number")?;
+    if mac.len() != SIGNATURE_CHARS || !mac.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(format!(
+            "the part after ':' is not a signature, which has {SIGNATURE_CHARS} hexadecimal digits"
+        ));
+    }
     Ok((number, mac.to_ascii_lowercase()))
+}
+
+fn action(text: &str) -> Result<String, String> {
+    audit::check_action(text).map(|()| text.to_owned())
+}
+
+fn result(text: &str) -> Result<String, String> {
+    audit::check_result(text).map(|()| text.to_owned())
+}
+
+fn status(text: &str) -> Result<u16, String> {
+    let status = text
+        .parse()
+        .ok()
+        .filter(|status| (100..1000).contains(status));
+    status.ok_or_else(|| "must be a number from 100 to 999".to_owned())
+}
+
+fn limit(text: &str) -> Result<u32, String> {
+    let limit = text
+        .parse()
+        .ok()
+        .filter(|limit| (1..=10_000).contains(limit));
+    limit.ok_or_else(|| "must be a number from 1 to 10000".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,7 +195,7 @@ Examples:
         #[command(flatten)]
         list: ListOptions,
         /// List only this action, such as key.create.
-        #[arg(long)]
+        #[arg(long, value_parser = action)]
         action: Option<String>,
         /// List only this actor: a client id, cli:ACCOUNT, or relay.
         #[arg(long)]
@@ -172,13 +204,13 @@ Examples:
         #[arg(long)]
         object: Option<String>,
         /// List only this result: ok, a code, or failed for every code.
-        #[arg(long)]
+        #[arg(long, value_parser = result)]
         result: Option<String>,
         /// List only requests that the target answered with this status.
-        #[arg(long, value_parser = clap::value_parser!(u16).range(100..1000))]
+        #[arg(long, value_parser = status)]
         status: Option<u16>,
         /// Maximum number of rows, 1 to 10000.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, default_value_t = 100, value_parser = limit)]
         limit: u32,
     },
 }

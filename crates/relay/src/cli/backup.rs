@@ -9,6 +9,13 @@ use crate::storage::{Storage, StorageError, StoreError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+/// Counts tables that the database of every version of the relay has.
+const RELAY_TABLES: &str = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'
+     AND name IN ('_sqlx_migrations', 'meta', 'tenants', 'api_keys')";
+
+/// The number of tables that [`RELAY_TABLES`] names.
+const RELAY_TABLES_COUNT: i64 = 4;
+
 fn unusable(what: String) -> StorageError {
     StorageError::Store(StoreError::Unusable(what))
 }
@@ -36,6 +43,13 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     }
     if to.exists() {
         return Err(failed(format!("{} exists already", to.display())));
+    }
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+        return Err(failed(format!(
+            "the directory {} does not exist: create it, or name a file in another one",
+            dir.display()
+        )));
     }
     crate::storage::check_name(&config.database).map_err(StorageError::from)?;
     let storage = Storage::open(&config.database).await?;
@@ -74,10 +88,12 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
             to.display()
         )));
     }
-    let is_backup = crate::storage::is_backup(from)
-        .map_err(|error| failed(format!("cannot read {}: {error}", from.display())))?;
     // Copied next to the target and renamed, so that a crash leaves either the old database or the new one.
     let made = next_to(&to, "restoring");
+    require_another_file(from, &[&to, &made])?;
+    require_database(from).await?;
+    let is_backup = crate::storage::is_backup(from)
+        .map_err(|error| failed(format!("cannot read {}: {error}", from.display())))?;
     // Removes what a crash left there, and a link that another user may have put there.
     remove(&made);
     if let Err(error) = prepare(&made, from).await {
@@ -95,7 +111,7 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
         lines.push(format!("The previous database is now {}.", aside.display()));
     }
     if let Some(damage) = replaced.damage {
-        lines.push(format!("It is damaged ({damage})."));
+        lines.push(format!("It cannot be read: {damage}."));
     }
     for file in replaced.moved {
         lines.push(format!(
@@ -124,6 +140,46 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
     output::lines(&lines)
 }
 
+/// Refuses the database itself, and the file that is about to be made.
+fn require_another_file(from: &Path, others: &[&Path]) -> Result<(), CliError> {
+    let is_same = |other: &&Path| is_same_file(from, other).unwrap_or(false);
+    match others.iter().any(is_same) {
+        true => Err(failed(format!(
+            "{} is the database itself, or what a restore is making: name a file that `integration-relay backup` \
+             created; nothing was changed",
+            from.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Returns whether two names are those of one file. A hard link is, too.
+#[cfg(unix)]
+fn is_same_file(one: &Path, other: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (one, other) = (fs::metadata(one)?, fs::metadata(other)?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_same_file(one: &Path, other: &Path) -> std::io::Result<bool> {
+    Ok(one.canonicalize()? == other.canonicalize()?)
+}
+
+/// Refuses a file that is missing, empty or no SQLite database.
+async fn require_database(from: &Path) -> Result<(), CliError> {
+    let name = "name a file that `integration-relay backup` created; nothing was changed";
+    match store::probe(&Database::Sqlite(from.to_owned())).await {
+        Ok(store::Probe::Ready) => Ok(()),
+        Ok(store::Probe::Absent) => {
+            Err(failed(format!("{} does not exist: {name}", from.display())))
+        }
+        Ok(store::Probe::Empty) => Err(failed(format!("{} is empty: {name}", from.display()))),
+        Err(StoreError::Unusable(what)) => Err(failed(format!("{what}; {name}"))),
+        Err(error) => Err(StorageError::from(error).into()),
+    }
+}
+
 /// Makes the file that replaces the database: a checked copy, with deliveries paused.
 async fn prepare(made: &Path, from: &Path) -> Result<(), CliError> {
     let copied = copy_to_new(from, made);
@@ -134,17 +190,31 @@ async fn prepare(made: &Path, from: &Path) -> Result<(), CliError> {
         let copied = copy_to_new(&log, &with_part(made, "-wal"));
         copied.map_err(|error| failed(format!("cannot copy {}: {error}", log.display())))?;
     }
-    let not_usable = |error: StoreError| {
+    let not_usable = |error: StorageError| {
+        let text = match error {
+            StorageError::Store(StoreError::Unusable(text)) => text,
+            error => error.to_string(),
+        };
+        let prefix = format!("{}: ", made.display());
         failed(format!(
             "{} cannot be restored, and nothing was changed: {}",
             from.display(),
-            error
-                .to_string()
-                .replace(&made.display().to_string(), "the copy of it")
+            text.strip_prefix(&prefix).unwrap_or(&text)
         ))
     };
-    crate::storage::check(made).await.map_err(not_usable)?;
-    let storage = Storage::open(&Database::Sqlite(made.to_owned())).await?;
+    let checked = crate::storage::check(made).await;
+    checked.map_err(|error| not_usable(error.into()))?;
+    let database = Database::Sqlite(made.to_owned());
+    // Before the tables are migrated, which would create them in the database of another program.
+    let tables = store::read_number(&database, RELAY_TABLES, None).await;
+    if tables.map_err(|error| not_usable(error.into()))? < RELAY_TABLES_COUNT {
+        return Err(failed(format!(
+            "{} cannot be restored, and nothing was changed: it is a database of another program, without the \
+             relay's tables",
+            from.display()
+        )));
+    }
+    let storage = Storage::open(&database).await.map_err(not_usable)?;
     let noted = written_down(&super::acting(&storage), from).await;
     // Also after an error: it writes the log back into the file, which then is the whole database.
     storage.close().await;
@@ -205,5 +275,77 @@ fn with_part(path: &Path, part: &str) -> PathBuf {
 fn remove(path: &Path) {
     for part in ["", "-wal", "-shm", "-journal"] {
         let _ = fs::remove_file(with_part(path, part));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    async fn refusal(config: &Config, from: &Path) -> String {
+        let before = fs::read(from).ok();
+        let error = restore(config, from, true).await.unwrap_err().to_string();
+        assert!(error.contains("nothing was changed"), "{error}");
+        assert!(
+            !error.contains("code:") && !error.contains("os error"),
+            "{error}"
+        );
+        assert_eq!(fs::read(from).ok(), before, "{error}");
+        error
+    }
+
+    #[tokio::test]
+    async fn restore_takes_only_a_database_of_the_relay() {
+        let dir = TempDir::new("restore-foreign");
+        let config = Config::local(dir.path());
+        let Database::Sqlite(path) = &config.database else {
+            panic!("a local config has a SQLite file");
+        };
+        let storage = Storage::open(&config.database).await.unwrap();
+        storage.create_tenant("acme").await.unwrap();
+        let copy = dir.path().join("copy.db");
+        backup(&config, &copy).await.unwrap();
+        storage.close().await;
+        let at = |name: &str| dir.path().join(name);
+
+        assert!(
+            refusal(&config, &at("none.db"))
+                .await
+                .contains("does not exist")
+        );
+        fs::write(at("empty.db"), "").unwrap();
+        assert!(refusal(&config, &at("empty.db")).await.contains("is empty"));
+        fs::write(at("letter.toml"), "a letter to the relay").unwrap();
+        let error = refusal(&config, &at("letter.toml")).await;
+        assert!(error.contains("is not a SQLite database"), "{error}");
+        fs::write(at("cut.db"), &fs::read(&copy).unwrap()[..6000]).unwrap();
+        let error = refusal(&config, &at("cut.db")).await;
+        assert!(error.contains("cannot be restored"), "{error}");
+        assert!(
+            refusal(&config, path)
+                .await
+                .contains("is the database itself")
+        );
+        fs::hard_link(path, at("link.db")).unwrap();
+        let error = refusal(&config, &at("link.db")).await;
+        assert!(error.contains("is the database itself"), "{error}");
+        fs::remove_file(at("link.db")).unwrap();
+        let url = format!("sqlite://{}?mode=rwc", at("other.db").display());
+        let other = sqlx::SqlitePool::connect(&url).await.unwrap();
+        sqlx::query("CREATE TABLE t (x)")
+            .execute(&other)
+            .await
+            .unwrap();
+        other.close().await;
+        let error = refusal(&config, &at("other.db")).await;
+        assert!(error.contains("another program"), "{error}");
+
+        let storage = Storage::open(&config.database).await.unwrap();
+        storage.tenant("acme").await.unwrap();
+        storage.close().await;
+        restore(&config, &copy, true).await.unwrap();
+        let storage = Storage::open(&config.database).await.unwrap();
+        storage.tenant("acme").await.unwrap();
     }
 }

@@ -3,13 +3,13 @@
 
 use super::{CliError, output, serve};
 use crate::config::{Config, Database, Tls};
-use crate::vault::MasterKey;
+use crate::vault::{self, MasterKey};
 use runtime::findings::Findings;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use store::Probe;
-use transport::tls::{inspect_ca_file, inspect_chain, inspect_pair};
+use transport::tls::{PairFile, inspect_ca_file, inspect_chain, inspect_pair};
 
 /// How long the database may take to respond.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,8 +52,7 @@ fn certificates(config: &Config, found: &mut Findings) {
             cert_file,
             key_file,
         }) => {
-            found.read("tls.cert_file", inspect_pair(cert_file, key_file));
-            found.secret("tls.key_file", key_file);
+            certificate(cert_file, key_file, found);
         }
         Some(Tls::SelfSigned { dir, .. }) => found.directory("tls.self_signed", dir),
         None => {}
@@ -69,16 +68,39 @@ fn certificates(config: &Config, found: &mut Findings) {
     }
 }
 
+fn certificate(cert_file: &Path, key_file: &Path, found: &mut Findings) {
+    match inspect_pair(cert_file, key_file) {
+        Ok(warnings) => {
+            for warning in warnings {
+                found.warning(format!("tls.cert_file: {warning}"));
+            }
+            // Only of a file that is used: the mode of another one may be meant.
+            found.secret("tls.key_file", key_file);
+        }
+        Err((PairFile::Certificate, error)) => found.error("tls.cert_file", error.to_string()),
+        Err((PairFile::Key, error)) => found.error("tls.key_file", error.to_string()),
+    }
+}
+
 fn key_file(path: &Path, found: &mut Findings) {
     let key = "storage.key_file";
     if !path.exists() {
         found.written(key, path, true);
-        found.note(format!("{key}: {} will be created", path.display()));
         return;
     }
-    found.secret(key, path);
-    if let Err(error) = MasterKey::check(path) {
-        found.error(key, error.to_string());
+    match MasterKey::check(path) {
+        Ok(_) => found.secret(key, path),
+        Err(error) => found.error(key, error.to_string()),
+    }
+}
+
+/// Checks that the key file is that of the database, and that it may be made if it does not exist.
+async fn key_of_database(config: &Config, found: &mut Findings) {
+    let (key, path) = ("storage.key_file", &config.key_file);
+    match vault::inspect(&config.database, path).await {
+        Some(mistake) => found.error(key, mistake),
+        None if !path.exists() => found.note(format!("{key}: {} will be created", path.display())),
+        None => {}
     }
 }
 
@@ -95,7 +117,21 @@ fn database(config: &Config, found: &mut Findings) -> Result<(), CliError> {
         let probing = store::probe(&config.database);
         tokio::time::timeout(DATABASE_TIMEOUT, probing).await
     };
-    match runtime.block_on(probing) {
+    let probed = runtime.block_on(probing);
+    let is_ready = matches!(probed, Ok(Ok(Probe::Ready)));
+    let key_file = async {
+        match is_ready {
+            true => key_of_database(config, found).await,
+            false if config.key_file.exists() => {}
+            false => found.note(format!(
+                "storage.key_file: {} will be created",
+                config.key_file.display()
+            )),
+        }
+    };
+    // A database that does not respond any more is reported by the next start.
+    let _ = runtime.block_on(async { tokio::time::timeout(DATABASE_TIMEOUT, key_file).await });
+    match probed {
         Ok(Ok(Probe::Absent)) => found.note(format!("{key}: the database will be created")),
         Ok(Ok(Probe::Empty)) => found.note(format!("{key}: the tables will be created")),
         Ok(Ok(Probe::Ready)) => {}
@@ -179,6 +215,8 @@ fn collide(one: Option<SocketAddr>, other: Option<SocketAddr>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Storage;
+    use crate::testing::TempDir;
 
     #[test]
     fn listeners_of_one_port_collide() {
@@ -203,5 +241,69 @@ mod tests {
         assert_eq!(found.errors(), 1, "{found:?}");
         assert!(found.lines()[0].contains("listen.admin"), "{found:?}");
         assert!(found.lines()[1].contains("schedule is empty"), "{found:?}");
+    }
+
+    #[test]
+    fn mistake_of_the_key_file_has_its_key() {
+        let dir = TempDir::new("check-pair");
+        let files = support::ThrowawayCa::new()
+            .issue(&["localhost"])
+            .write_to(dir.path(), "leaf");
+        let directory = dir.path().join("dir.pem");
+        std::fs::create_dir(&directory).unwrap();
+        for wrong in [&dir.path().join("none"), &directory, &files.cert_file] {
+            let mut found = Findings::default();
+            certificate(&files.cert_file, wrong, &mut found);
+            let [line] = found.lines() else {
+                panic!("{found:?}");
+            };
+            assert!(line.starts_with("error: tls.key_file: "), "{line}");
+        }
+        let mut found = Findings::default();
+        certificate(&files.key_file, &files.key_file, &mut found);
+        assert!(
+            found.lines()[0].starts_with("error: tls.cert_file: "),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn lost_key_file_of_a_database_is_an_error() {
+        let dir = TempDir::new("check-lost-key");
+        let config = Config::local(dir.path());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let found = || {
+            let mut found = Findings::default();
+            key_file(&config.key_file, &mut found);
+            database(&config, &mut found).unwrap();
+            found
+        };
+        assert_eq!(found().errors(), 0);
+        runtime.block_on(async {
+            let storage = Storage::open(&config.database).await.unwrap();
+            let tenant = storage.create_tenant("acme").await.unwrap();
+            let master = vault::master_key(&storage, &config.key_file).await.unwrap();
+            let vault = vault::Vault::new(storage.clone(), master).await.unwrap();
+            vault.of_tenant(&tenant.id.as_str().into()).await.unwrap();
+            storage.close().await;
+        });
+        assert_eq!(found().errors(), 0, "{:?}", found());
+        std::fs::remove_file(&config.key_file).unwrap();
+        let lost = found();
+        assert_eq!(lost.errors(), 1, "{lost:?}");
+        assert!(
+            lost.lines()[0].contains("calls of 1 tenant are"),
+            "{lost:?}"
+        );
+        assert!(
+            !lost
+                .lines()
+                .iter()
+                .any(|line| line.contains("will be created")),
+            "{lost:?}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use runtime::logging::Program;
 const PROGRAM: Program = Program {
     filter_variable: LOG_ENV,
     crates: &["integration_relay", "runtime", "transport", "protocol"],
-    has_target: true,
+    has_target: false,
 };
 
 /// Starts to log. In a process that logs already (a program that embeds the relay) it changes nothing.

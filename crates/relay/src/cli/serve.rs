@@ -109,8 +109,18 @@ pub(super) fn explain(config: &Config) -> Vec<String> {
     let listen = &config.listen;
     if let Some(address) = listen.public {
         let how = match &config.tls {
-            Some(Tls::Files { cert_file, .. }) => {
-                format!("HTTPS with the certificate {}", cert_file.display())
+            Some(Tls::Files {
+                cert_file,
+                key_file,
+            }) => {
+                // What is wrong with the files is reported by itself.
+                let pair = transport::tls::read_pair(cert_file, key_file).ok();
+                let names = pair.map(|pair| pair.leaf().names()).unwrap_or_default();
+                let names = match names.as_slice() {
+                    [] => String::new(),
+                    names => format!(" for {}", names.join(", ")),
+                };
+                format!("HTTPS with the certificate {}{names}", cert_file.display())
             }
             Some(Tls::SelfSigned { dir, .. }) => format!(
                 "HTTPS with a self-signed certificate; bridges and callers trust {}",

@@ -139,10 +139,11 @@ pub(super) async fn audit(
     };
     let filter = AuditFilter { tenant, ..filter };
     let rows = storage.audit_rows(&filter, i64::MAX, limit).await?;
-    if json {
-        return output::json(&rows.iter().map(document).collect());
-    }
     let names = key::names(storage).await?;
+    if json {
+        let name = |row: &AuditRow| names.get(row.tenant.as_str()).cloned();
+        return output::json(&rows.iter().map(|row| document(row, name(row))).collect());
+    }
     let rows: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -160,7 +161,29 @@ pub(super) async fn audit(
         })
         .collect();
     let header = ["AT", "TENANT", "ACTOR", "WHAT", "BRIDGE", "OUTCOME"];
-    output::table(header, &rows, "The audit record is empty.")
+    output::table(header, &rows, no_row(&filter))
+}
+
+/// Returns what is said instead of an empty table.
+fn no_row(filter: &AuditFilter) -> &'static str {
+    let is_request = |object: &String| object.starts_with("req_");
+    match filter {
+        filter if filter.object.as_ref().is_some_and(is_request) => {
+            "No row of the audit record matches: the record has endpoint exchanges as sums, and the id of a request \
+             to an endpoint is in the log alone."
+        }
+        AuditFilter {
+            tenant: None,
+            action: None,
+            actor: None,
+            object: None,
+            result: None,
+            status: None,
+            since_ms: None,
+            until_ms: None,
+        } => "The audit record is empty.",
+        _ => "No row of the audit record matches.",
+    }
 }
 
 /// Prints the number of rows of the audit record, of missing rows, and what the seals show.
@@ -232,10 +255,12 @@ async fn verify(
     }
 }
 
-fn document(row: &AuditRow) -> Value {
+/// Returns a row as JSON. A tenant that was deleted has no name.
+fn document(row: &AuditRow, tenant: Option<String>) -> Value {
     json!({
         "seq": row.seq,
         "at": Timestamp::Millis(row.at_ms),
+        "tenant": tenant,
         "tenant_id": row.tenant,
         "actor": row.actor,
         "action": row.action,
@@ -249,4 +274,23 @@ fn document(row: &AuditRow) -> Value {
         "count": row.count,
         "detail": serde_json::from_str(&row.detail).unwrap_or(Value::Null),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_without_a_hit_is_no_empty_record() {
+        assert_eq!(
+            no_row(&AuditFilter::default()),
+            "The audit record is empty."
+        );
+        let of = |object: &str| AuditFilter {
+            object: Some(object.to_owned()),
+            ..AuditFilter::default()
+        };
+        assert_eq!(no_row(&of("call_1")), "No row of the audit record matches.");
+        assert!(no_row(&of("req_1")).contains("in the log alone"));
+    }
 }

@@ -366,7 +366,8 @@ impl Engine {
             match reconcile::check_installation(&self.cx, &tenant, &via, stores_presence).await {
                 Ok(()) => {}
                 Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "cannot read open attempts");
+                    let name = self.cx.directory.tenant_label(&tenant);
+                    tracing::error!(%error, tenant = &*name, tenant_id = %tenant, "cannot read open attempts");
                 }
                 // The next comparison finds the installation again.
                 Err(error) => return Err(error),

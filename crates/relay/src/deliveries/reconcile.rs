@@ -75,7 +75,8 @@ pub(super) async fn tunnel_up(
         let holds = storage.journal_holds(&via, &mark.id, sequence).await?;
         if !holds {
             tracing::warn!(
-                tenant = %entry.owner.tenant,
+                tenant = &*cx.directory.tenant_label(&entry.owner.tenant),
+                tenant_id = &*entry.owner.tenant,
                 bridge = %entry.owner.name,
                 "delivery journal of a bridge was lost or rewound; the outcome of its open attempts is \
                  unknown"

@@ -217,8 +217,9 @@ fn log(cx: &DeliveryContext, end: &Settlement, now: CallState) {
         tracing::debug!(
             id = &*end.id,
             label = end.label,
+            tenant = cx.directory.tenant_name(&end.tenant).as_deref(),
             host = end.host,
-            bridge = end.bridge_name,
+            bridge = (!end.bridge_name.is_empty()).then_some(&*end.bridge_name),
             attempt = end.attempt,
             status = end.status,
             took_ms = end.took_ms,

@@ -24,8 +24,33 @@ pub(crate) fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     let address = socket.local_addr();
     socket.listen(BACKLOG).map_err(|error| {
         let address = address.map_or_else(|_| "its address".to_owned(), |at| at.to_string());
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address}: {}", words(&error)),
+        )
     })
+}
+
+/// Returns why an address is not available, and the remedy.
+fn words(error: &io::Error) -> String {
+    let words = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program uses this port: stop it, or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address: choose one of its own, or 0.0.0.0 for all of them"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use this port: choose one from 1024 on, or give the program CAP_NET_BIND_SERVICE"
+        }
+        _ => return error.to_string(),
+    };
+    words.to_owned()
+}
+
+/// Returns the error with the config key that names the address.
+pub(crate) fn of_key(key: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{error} ({key})"))
 }
 
 /// Reserves an address without listening: the kernel refuses connections at once, and clients try another
@@ -47,6 +72,29 @@ pub(crate) fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
         Ok(socket)
     };
     open().map_err(|error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address}: {}", words(&error)),
+        )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn port_in_use_names_key_and_remedy() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(address).unwrap_err();
+        let text = of_key("listen.admin", &error).to_string();
+        assert_eq!(
+            text,
+            format!(
+                "cannot listen on {address}: another program uses this port: stop it, or choose another port \
+                 (listen.admin)"
+            )
+        );
+    }
 }

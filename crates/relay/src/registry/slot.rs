@@ -66,7 +66,8 @@ impl SlotHistory {
         // Logged once, and not for each attempt of the copy.
         if !was_cloned && self.clones.is_cloned(now) {
             tracing::warn!(
-                tenant = %self.owner.tenant,
+                // The registry does not know names; the notice that follows has it.
+                tenant_id = %self.owner.tenant,
                 bridge = %self.owner.name,
                 host = %current.host,
                 "two processes connect as this bridge: was its data directory copied? The one that \

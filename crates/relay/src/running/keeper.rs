@@ -75,7 +75,8 @@ impl GatedListener {
             Some(socket) => socket,
             None => listener::reserve(self.address)?,
         };
-        let listener = listener::listen(socket)?;
+        let of_key = |error| listener::of_key(&format!("listen.{}", self.name), &error);
+        let listener = listener::listen(socket).map_err(of_key)?;
         let (name, address, tls) = (self.name, self.address, self.tls.is_some());
         tracing::info!(listener = name, %address, tls, "listening");
         let all = &context.data.connections;

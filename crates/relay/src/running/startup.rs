@@ -44,18 +44,21 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
         Some(_) => ListenerKind::Tls,
         None => ListenerKind::Plain,
     };
-    let reserve = |name, address: Option<SocketAddr>, kind, tls: Option<Acceptor>| {
-        address
-            .map(|address| GatedListener::reserve(name, address, kind, tls))
-            .transpose()
+    let reserve = |name: &'static str, address: Option<SocketAddr>, kind, tls: Option<Acceptor>| {
+        let reserved = address.map(|address| GatedListener::reserve(name, address, kind, tls));
+        let of_key = |error| listener::of_key(&format!("listen.{name}"), &error);
+        reserved.transpose().map_err(of_key)
     };
     let listen = &config.listen;
     let proxy_tls = acceptor.clone().filter(|_| listen.proxy_tls);
     let public = reserve("public", listen.public, public_kind, acceptor.clone())?;
     let proxy = reserve("proxy", listen.proxy, ListenerKind::Proxy, proxy_tls)?;
-    let bind = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
-    let internal = bind(listen.internal)?;
-    let admin = bind(listen.admin)?;
+    let bind = |name: &str, address: Option<SocketAddr>| {
+        let of_key = |error| listener::of_key(&format!("listen.{name}"), &error);
+        address.map(listener::bind).transpose().map_err(of_key)
+    };
+    let internal = bind("internal", listen.internal)?;
+    let admin = bind("admin", listen.admin)?;
     let holder = Holder::of(&config.key_file.with_extension("node"))?;
 
     let node = node_name();

@@ -5,6 +5,7 @@ pub(crate) mod seals;
 
 use super::model::now_ms;
 use super::{Storage, StorageError};
+use protocol::Code;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use std::sync::{Arc, LazyLock};
@@ -15,6 +16,87 @@ pub const LOST: &str = "audit.lost";
 
 /// The action of a row that says that the seals are signed with another key file from here on.
 pub(crate) const KEY_CHANGED: &str = "audit.key_changed";
+/// Every action that a row may have.
+const ACTIONS: &[&str] = &[
+    KEY_CHANGED,
+    LOST,
+    "auth.denied",
+    "bridge.audit_head",
+    "bridge.cloned",
+    "bridge.disable",
+    "bridge.enable",
+    "bridge.inspected",
+    "bridge.not_inspected",
+    "bridge.pair",
+    "bridge.revoke",
+    "call",
+    "call.cancel",
+    "call.redeliver",
+    "database.older_copy",
+    "database.restore",
+    "deliveries.pause",
+    "deliveries.resume",
+    "delivery",
+    "endpoint",
+    "endpoint.assign",
+    "endpoint.claim",
+    "endpoint.conflict",
+    "endpoint.release",
+    "key.create",
+    "key.revoke",
+    "key.rotate",
+    "signing_secret.reveal",
+    "signing_secret.rotate",
+    "tenant.change",
+    "tenant.create",
+    "tenant.delete",
+    "tunnel.denied",
+];
+
+/// Results that are no code of a failed request: the filter for all failures, and those of tunnels, notices and lost
+/// rows.
+const RESULTS: &[&str] = &[
+    "ok",
+    "failed",
+    "authority",
+    "channel_binding",
+    "lost",
+    "refused",
+    "revoked",
+];
+
+/// Checks the action of a filter: a known one, or the beginning of some with a `.` at its end.
+///
+/// # Errors
+/// The value, and the known ones.
+pub fn check_action(action: &str) -> Result<(), String> {
+    let is_prefix = action.ends_with('.') && ACTIONS.iter().any(|known| known.starts_with(action));
+    match is_prefix || ACTIONS.contains(&action) {
+        true => Ok(()),
+        false => Err(unknown("action", action, &ACTIONS.join(", "))),
+    }
+}
+
+/// Checks the result of a filter.
+///
+/// # Errors
+/// The value, and the known ones.
+pub fn check_result(result: &str) -> Result<(), String> {
+    let codes = Code::ALL.iter().map(|code| code.as_str());
+    let mut known: Vec<&str> = RESULTS.to_vec();
+    // `revoked` and others are both.
+    known.extend(codes.filter(|code| !RESULTS.contains(code)));
+    match known.contains(&result) {
+        true => Ok(()),
+        false => Err(unknown("result", result, &known.join(", "))),
+    }
+}
+
+fn unknown(what: &str, value: &str, known: &str) -> String {
+    // Escaped and cut: the value is the client's, and the text goes into logs.
+    let shown: String = value.escape_debug().take(80).collect();
+    format!("{what} is \"{shown}\"; known are: {known}")
+}
 
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
@@ -323,5 +405,29 @@ impl Storage {
         .await?;
         tx.commit().await?;
         Ok(gone.rows_affected())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_takes_known_actions_and_results_only() {
+        for action in ["key.create", "key.", "call", LOST] {
+            check_action(action).unwrap();
+        }
+        for action in ["zzz", "key", ".", ""] {
+            let error = check_action(action).unwrap_err();
+            assert!(error.contains("key.create, key.revoke"), "{error}");
+        }
+        for result in ["ok", "failed", "refused_by_policy", "revoked", "lost"] {
+            check_result(result).unwrap();
+        }
+        let error = check_result("bogus").unwrap_err();
+        assert!(
+            error.starts_with("result is \"bogus\"; known are: ok, failed,"),
+            "{error}"
+        );
     }
 }

@@ -26,9 +26,11 @@ pub enum KeyFileError {
     Malformed(PathBuf),
     /// It is gone, and the database has data that only it decrypts.
     #[error(
-        "the key file {0} does not exist, and the stored calls of {1} tenants are encrypted with it: put a copy of \
+        "the key file {path} does not exist, and the stored calls of {tenants} are encrypted with it: put a copy of \
          it back, or name it in storage.key_file. If it is lost, those calls cannot be read: delete each tenant \
-         that has stored calls (`integration-relay tenant delete NAME`), and the next start creates a new key file"
+         that has stored calls (`integration-relay tenant delete NAME`), and the next start creates a new key file",
+        path = .0.display(),
+        tenants = runtime::output::counted(*.1, "tenant")
     )]
     Lost(PathBuf, i64),
     /// All users may read it, and its mode cannot be changed.
@@ -79,9 +81,9 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`KeyFileError`].
-    pub(crate) fn check(path: &Path) -> Result<(), KeyFileError> {
+    pub(crate) fn check(path: &Path) -> Result<Self, KeyFileError> {
         let failed = |error| KeyFileError::Io(path.to_owned(), error);
-        Self::read(&File::open(path).map_err(failed)?, path).map(drop)
+        Self::read(&File::open(path).map_err(failed)?, path)
     }
 
     fn read(file: &File, path: &Path) -> Result<Self, KeyFileError> {
@@ -115,6 +117,11 @@ impl MasterKey {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(KeyFileError::Io(path.to_owned(), error)),
         }
+    }
+
+    /// Returns the mark by which a database knows its key.
+    pub(crate) fn database_mark(&self) -> Vec<u8> {
+        self.key.mark("integration-relay database").to_vec()
     }
 
     /// Returns the key that signs the seals of the audit record.

@@ -4,7 +4,8 @@ use super::der;
 use crate::peer_text::PeerText;
 use rustls_pki_types::CertificateDer;
 use std::fmt;
-use x509_parser::prelude::{ParsedExtension, X509Certificate};
+use std::net::IpAddr;
+use x509_parser::prelude::{GeneralName, ParsedExtension, X509Certificate, X509Version};
 
 /// Seconds of ten days.
 const SOON_S: i64 = 10 * 24 * 60 * 60;
@@ -98,6 +99,37 @@ impl Certificate {
             .then(|| (issuer.as_raw().to_vec(), issuer.to_string()))
     }
 
+    /// Returns the names and addresses of its subjectAltName, which alone clients compare; empty without one.
+    pub fn names(&self) -> Vec<String> {
+        let Some(certificate) = self.parsed() else {
+            return Vec::new();
+        };
+        let names = certificate.subject_alternative_name().ok().flatten();
+        let names = names.map(|names| &names.value.general_names);
+        let name = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Some(clean(name)),
+            GeneralName::IPAddress(bytes) => match **bytes {
+                [a, b, c, d] => Some(IpAddr::from([a, b, c, d]).to_string()),
+                ref bytes => <[u8; 16]>::try_from(bytes)
+                    .ok()
+                    .map(|bytes| IpAddr::from(bytes).to_string()),
+            },
+            _ => None,
+        };
+        names.into_iter().flatten().filter_map(name).collect()
+    }
+
+    /// Returns its public key, a SubjectPublicKeyInfo (RFC 5280).
+    pub fn public_key(&self) -> Option<Vec<u8>> {
+        self.parsed().map(|one| one.public_key().raw.to_vec())
+    }
+
+    /// Returns whether it is of X.509 version 1, which has no extensions and so no names. TLS libraries reject it.
+    pub fn is_version_1(&self) -> bool {
+        self.parsed()
+            .is_some_and(|one| one.version() == X509Version::V1)
+    }
+
     /// Returns why its key is not supported, if it is not.
     pub fn key_complaint(&self) -> Option<String> {
         der::public_key_complaint(self.parsed()?.public_key().raw)
@@ -137,16 +169,19 @@ fn validity(certificate: &X509Certificate<'_>, now_s: i64) -> Validity {
 
 /// Returns the subject of a certificate for people, or its first name where the subject is empty.
 pub fn subject_of(der: &[u8]) -> String {
-    // The names are the file's: they must not control a terminal.
-    let clean = |text: String| PeerText::bounded(&text, 200).to_string();
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
         return "a subject that cannot be read".to_owned();
     };
-    let subject = clean(certificate.subject().to_string());
+    let subject = clean(&certificate.subject().to_string());
     if !subject.is_empty() {
         return subject;
     }
     let names = certificate.subject_alternative_name().ok().flatten();
     let name = names.and_then(|names| names.value.general_names.first().map(ToString::to_string));
-    name.map_or_else(|| "no subject".to_owned(), clean)
+    name.map_or_else(|| "no subject".to_owned(), |name| clean(&name))
+}
+
+/// Returns a name of a file's, which must not control a terminal.
+fn clean(name: &str) -> String {
+    PeerText::bounded(name, 200).to_string()
 }

@@ -4,6 +4,7 @@
 //! database is in [`sqlite`](super::sqlite) and [`postgres`](super::postgres).
 
 use super::StoreError;
+use super::error::words;
 use super::pool::{BreakageClock, Pool};
 use super::postgres;
 use super::sqlite;
@@ -121,6 +122,25 @@ pub(crate) async fn has_tables(url: &PostgresUrl) -> Result<bool, sqlx::Error> {
     Ok(tables > 0)
 }
 
+/// Returns the number in a query's only row. `bound` is its parameter. Changes nothing.
+pub(crate) async fn number(
+    url: &str,
+    query: &'static str,
+    bound: Option<&[u8]>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let options: AnyConnectOptions = url.parse()?;
+    let mut connection = options.disable_statement_logging().connect().await?;
+    let mut query = sqlx::query(query);
+    if let Some(bound) = bound {
+        query = query.bind(bound.to_vec());
+    }
+    let row = query.fetch_one(&mut connection).await?;
+    let number = row.try_get(0)?;
+    let _ = connection.close().await;
+    Ok(number)
+}
+
 /// Opens the database, and creates or migrates its tables.
 pub(crate) async fn open(
     database: &Database,
@@ -147,12 +167,12 @@ pub(crate) async fn open(
     // The first connection is opened outside of the pool, which would retry a wrong password or path until
     // its acquire timeout.
     let first = connector.connect().await;
-    let first = first.map_err(|error| unusable(error.to_string()))?;
+    let first = first.map_err(|error| unusable(words(&error)))?;
     let anchor = anchor(first, backend).await;
-    let anchor = anchor.map_err(|error| unusable(error.to_string()))?;
+    let anchor = anchor.map_err(|error| unusable(words(&error)))?;
     let breakage = BreakageClock::default();
     let raw = connect_pool(&settings, &connector, breakage.clone()).await;
-    let raw = raw.map_err(|error| unusable(error.to_string()))?;
+    let raw = raw.map_err(|error| unusable(words(&error)))?;
     match backend {
         Backend::Sqlite => migrate(async || migrator.run(&raw).await).await,
         Backend::Postgres => migrate(async || postgres::migrate(migrator, &connector).await).await,
@@ -223,6 +243,7 @@ async fn migrate(run: impl AsyncFn() -> Result<(), MigrateError>) -> Result<(), 
             // Two processes that create the same tables at once: one of them fails, and finds them there on
             // its next attempt.
             Err(_) if attempt < MIGRATE_ATTEMPTS => attempt += 1,
+            Err(MigrateError::Execute(error)) => return Err(words(&error)),
             Err(error) => return Err(error.to_string()),
         }
         tokio::time::sleep(MIGRATE_RETRY_AFTER).await;

@@ -1,6 +1,8 @@
 //! Why the database did not do what it was asked to, by what a caller can do about it.
 
-use super::backend;
+use super::{backend, sqlite};
+use sqlx::postgres::PgDatabaseError;
+use std::io;
 use std::sync::Arc;
 
 /// An error of the database. Cheap to clone, because the changes of one batch share one.
@@ -43,6 +45,80 @@ impl From<sqlx::Error> for StoreError {
             Self::unavailable(error)
         } else {
             Self::Database(Arc::new(error))
+        }
+    }
+}
+
+/// Returns why a database cannot be opened, for its operator: without codes, and without the words of the libraries.
+pub(crate) fn words(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+            // The server's own words name the user or the database.
+            Some(error) => error.message().to_owned(),
+            None => error
+                .code()
+                .and_then(|code| sqlite::words(&code))
+                .map_or_else(|| error.message().to_owned(), str::to_owned),
+        },
+        sqlx::Error::Io(error) => network_words(error),
+        error => error.to_string(),
+    }
+}
+
+/// Returns why a database server cannot be reached.
+fn network_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "nothing accepts connections there: start PostgreSQL, or correct host and port in storage.url".to_owned()
+        }
+        io::ErrorKind::TimedOut => {
+            "it does not respond: check host, port and firewall (storage.url)".to_owned()
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "no network route leads there: correct the host in storage.url, or check the network".to_owned()
+        }
+        _ if text.contains("lookup address") => {
+            "its host name cannot be resolved: correct the host in storage.url, or check DNS".to_owned()
+        }
+        _ => io_words(error),
+    }
+}
+
+/// Returns why a file cannot be used, as the end of a sentence about it.
+pub(crate) fn io_words(error: &io::Error) -> String {
+    let words = match error.kind() {
+        io::ErrorKind::NotFound => "it does not exist",
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use it: run the command as the user who owns it, or change its owner or mode"
+        }
+        io::ErrorKind::IsADirectory => "it is a directory: name a file in it",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full",
+        io::ErrorKind::ReadOnlyFilesystem => "its file system is read-only",
+        _ => {
+            let text = error.to_string();
+            return text
+                .split(" (os error")
+                .next()
+                .unwrap_or_default()
+                .to_lowercase();
+        }
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_have_words_and_no_numbers() {
+        let refused = io::Error::from_raw_os_error(111);
+        let words = words(&sqlx::Error::Io(refused));
+        assert!(words.contains("storage.url"), "{words}");
+        for number in [2, 13, 21, 28, 5, 110] {
+            let words = io_words(&io::Error::from_raw_os_error(number));
+            assert!(!words.contains("os error"), "{words}");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::StoreError;
 use super::backend::PoolSettings;
+use super::error::io_words;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -22,10 +23,11 @@ const SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
 pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
     let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir)
-            .map_err(|error| unusable(format!("cannot create its directory: {error}")))?;
+        std::fs::create_dir_all(dir).map_err(|error| {
+            unusable(format!("cannot create its directory: {}", io_words(&error)))
+        })?;
     }
-    create_private(path).map_err(|error| unusable(error.to_string()))
+    create_private(path).map_err(|error| unusable(io_words(&error)))
 }
 
 pub(crate) fn settings(path: &Path) -> Result<PoolSettings, StoreError> {
@@ -43,6 +45,23 @@ pub(crate) fn settings(path: &Path) -> Result<PoolSettings, StoreError> {
         setup: SETUP,
         display_name: path.display().to_string(),
     })
+}
+
+/// Returns the URL under which a file is read, and nothing is created or changed.
+pub(crate) fn url_to_read(path: &Path) -> Option<String> {
+    let has = |part: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(part);
+        Path::new(&name).exists()
+    };
+    let absolute = std::path::absolute(path).ok()?;
+    let url = url(absolute.to_str()?);
+    // The last changes are in the log, which needs its index. Where either is missing, SQLite would create the index.
+    let how = match has("-wal") && has("-shm") {
+        true => "mode=ro",
+        false => "mode=ro&immutable=1",
+    };
+    Some(url.replace("mode=rw", how))
 }
 
 /// Returns the path as a URL, whatever characters it contains.
@@ -75,6 +94,29 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 pub(crate) fn is_transient(code: &str) -> bool {
     let code = code.parse::<u32>();
     code.is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
+}
+
+/// Returns what an error means for the operator, by SQLite's primary result code.
+pub(crate) fn words(code: &str) -> Option<&'static str> {
+    Some(match code.parse::<u32>().ok()? & 0xff {
+        3 | 23 => {
+            "this user may not use it: run the command as the user who owns it, or change its owner or mode"
+        }
+        5 | 6 => "another process is writing to it: wait for the other command, and try again",
+        8 => {
+            "this user may not write to it or to its directory: run the command as the user who owns it, or change \
+             its owner or mode"
+        }
+        10 => "the disk reports an error: check the disk, and the system's log",
+        11 => "it is damaged or cut short: use a whole copy of it",
+        13 => "the disk is full",
+        14 => {
+            "this user may not open it, or may not write to its directory: run the command as the user who owns it, \
+             or change its owner or mode"
+        }
+        26 => "it is not a SQLite database",
+        _ => return None,
+    })
 }
 
 /// Returns whether a failed COMMIT may have left a whole transaction in the log. No reader sees it there until

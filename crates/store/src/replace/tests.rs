@@ -79,6 +79,8 @@ async fn word(path: &Path) -> String {
         .fetch_one(&mut connection)
         .await
         .unwrap();
+    // A connection that is only dropped is closed later, and keeps its log until then.
+    connection.close().await.unwrap();
     check(path).await.unwrap();
     row.get(0)
 }
@@ -193,7 +195,7 @@ async fn volume_without_hard_links_gets_a_copy_aside() {
     } = &world;
     // As crashes during copies leave them: of this attempt's name, and of an earlier one.
     for name in ["db.replaced-0", "db.replaced-1"] {
-        fs::write(world.dir.join(&format!("{name}{UNFINISHED}")), "half").unwrap();
+        fs::write(world.dir.join(format!("{name}{UNFINISHED}")), "half").unwrap();
     }
     let replaced = replace_with(lock, to, by, aside, no_links).await.unwrap();
     assert!(replaced.had_database && replaced.moved.is_empty());
@@ -204,7 +206,7 @@ async fn volume_without_hard_links_gets_a_copy_aside() {
         0o640
     );
     for name in ["db.replaced-0", "db.replaced-1"] {
-        assert!(!world.dir.join(&format!("{name}{UNFINISHED}")).exists());
+        assert!(!world.dir.join(format!("{name}{UNFINISHED}")).exists());
     }
 }
 

@@ -24,22 +24,44 @@ pub struct Pair {
 /// # Errors
 /// [`TlsSetupError`] names the file; also when the two do not belong together.
 pub fn read_pair(cert_file: &Path, key_file: &Path) -> Result<Pair, TlsSetupError> {
+    read_parts(cert_file, key_file).map_err(|(_, error)| error)
+}
+
+/// Which of the two files an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairFile {
+    /// That of the certificate.
+    Certificate,
+    /// That of the key.
+    Key,
+}
+
+/// Reads a certificate and its key like [`read_pair`]. The error says which file it is about.
+///
+/// # Errors
+/// As [`read_pair`].
+pub(super) fn read_parts(
+    cert_file: &Path,
+    key_file: &Path,
+) -> Result<Pair, (PairFile, TlsSetupError)> {
     let wrong = |path: &Path, detail: String| TlsSetupError::File {
         path: path.to_owned(),
         detail,
     };
-    let chain = pem::certificates(cert_file)?;
-    let key = pem::private_key(key_file)?;
+    let chain = pem::certificates(cert_file);
+    let chain = chain.map_err(|error| (PairFile::Certificate, error.into()))?;
+    let key = pem::private_key(key_file);
+    let key = key.map_err(|error| (PairFile::Key, error.into()))?;
     let pair = Pair::new(chain, key).map_err(|error| match error {
-        PairError::Certificate(detail) => wrong(cert_file, detail),
-        PairError::Key(detail) => wrong(key_file, detail),
+        PairError::Certificate(detail) => (PairFile::Certificate, wrong(cert_file, detail)),
+        PairError::Key(detail) => (PairFile::Key, wrong(key_file, detail)),
         PairError::Mismatch(subject) => {
             let detail = format!(
                 "does not belong to the certificate in {} ({subject}): name the key with which that \
                  certificate was requested",
                 cert_file.display()
             );
-            wrong(key_file, detail)
+            (PairFile::Key, wrong(key_file, detail))
         }
     })?;
     if pair.was_reordered {
@@ -76,12 +98,10 @@ impl Pair {
         let loaded = loaded
             .map_err(|_| PairError::Key("holds a private key that is not supported".to_owned()))?;
         let spki = loaded.public_key();
-        let has_key = |one: &Certificate| {
-            let certificate = ParsedCertificate::try_from(&one.der).ok();
-            match (&spki, certificate) {
-                (Some(spki), Some(certificate)) => certificate.subject_public_key_info() == *spki,
-                _ => false,
-            }
+        // Not by the TLS library's reader: a certificate that it rejects has this key all the same.
+        let has_key = |one: &Certificate| match (&spki, one.public_key()) {
+            (Some(spki), Some(key)) => key == spki.as_ref(),
+            _ => false,
         };
         let is_known = spki.is_some();
         let at = all.iter().position(has_key);
@@ -100,6 +120,7 @@ impl Pair {
             None if !is_known => 0,
             None => return Err(PairError::Mismatch(pem::subject_of(&first.der))),
         };
+        unsupported(&all[leaf]).map_or(Ok(()), |why| Err(PairError::Certificate(why)))?;
         let numbers: Vec<usize> = all.iter().map(|one| one.number).collect();
         let certificates = ordered(all, leaf);
         let was_reordered = !numbers
@@ -117,6 +138,22 @@ impl Pair {
     pub fn leaf(&self) -> &Certificate {
         &self.certificates[0]
     }
+}
+
+/// Returns why TLS cannot present a certificate, if it cannot.
+fn unsupported(leaf: &Certificate) -> Option<String> {
+    let error = ParsedCertificate::try_from(&leaf.der).err()?;
+    let subject = pem::subject_of(&leaf.der);
+    Some(match leaf.is_version_1() {
+        true => format!(
+            "holds a certificate of X.509 version 1 ({subject}), which has no subjectAltName and which TLS rejects: \
+             issue it again with `openssl x509 -req ... -extfile FILE`, where FILE has the line \
+             subjectAltName=DNS:NAME"
+        ),
+        false => format!(
+            "holds a certificate that TLS rejects ({subject}: {error}): have it issued again"
+        ),
+    })
 }
 
 /// Puts the leaf first, and each issuer after what it issued. What is left follows in its order.
@@ -183,6 +220,56 @@ mod tests {
             assert_eq!(pair.chain, chain);
             assert_eq!(pair.was_reordered, was_reordered);
         }
+    }
+
+    /// Issued by `openssl x509 -req -days 36500 -set_serial 1` without `-extfile`, CN=localhost, with this key.
+    const VERSION_1: (&str, &str) = (
+        "-----BEGIN CERTIFICATE-----\n\
+         MIIBETCBuAIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwIBcN\n\
+         MjYxMTMwMTcyNTEzWhgPMjEyNjExMDYxNzI1MTNaMBQxEjAQBgNVBAMMCWxvY2Fs\n\
+         aG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABGPl2a087GrCIR8DrXhOY1uv\n\
+         XbV4THqjeKhiy6tdTt4TuuuMkCbOzEQSAqTas3F7xoW4hA7nuRw2DVc5jhzHBjUw\n\
+         CgYIKoZIzj0EAwIDSAAwRQIgDadDxf2Iiz9TMpaYkXhy/oKzDw3b7tKYedeNjWwP\n\
+         1gQCIQCB9n3mj7j0P+IY3ukpxaaI2CMXFXxjXlsHcxlurngDxw==\n\
+         -----END CERTIFICATE-----",
+        "-----BEGIN PRIVATE KEY-----\n\
+         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgtQJcO9vE8ECUvlYL\n\
+         lpBaRfLRUz2eQAisqs2HI8A4q1yhRANCAARj5dmtPOxqwiEfA614TmNbr121eEx6\n\
+         o3ioYsurXU7eE7rrjJAmzsxEEgKk2rNxe8aFuIQO57kcNg1XOY4cxwY1\n\
+         -----END PRIVATE KEY-----",
+    );
+
+    #[test]
+    fn version_1_certificate_is_named_as_such() {
+        let (certificate, key) = VERSION_1;
+        let certificates = pem::certificates_in(certificate.as_bytes()).unwrap();
+        let key = pem::private_key_in(key.as_bytes()).unwrap();
+        let error = Pair::new(certificates, key).unwrap_err().to_string();
+        assert!(error.contains("X.509 version 1 (CN=localhost)"), "{error}");
+        assert!(error.contains("subjectAltName=DNS:"), "{error}");
+    }
+
+    #[test]
+    fn error_names_the_file_that_it_is_about() {
+        let dir = runtime::testing::TempDir::new("pair-files");
+        let at = |name: &str| dir.path().join(name);
+        let Made { chain, key } = made();
+        std::fs::write(at("a.crt"), pem::certificate_text(&chain[0])).unwrap();
+        std::fs::write(at("a.key"), key.serialize_pem()).unwrap();
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        std::fs::write(at("other.key"), other).unwrap();
+        for (cert, key, about) in [
+            ("none", "a.key", PairFile::Certificate),
+            ("a.key", "a.key", PairFile::Certificate),
+            ("a.crt", "none", PairFile::Key),
+            ("a.crt", "a.crt", PairFile::Key),
+            ("a.crt", "other.key", PairFile::Key),
+        ] {
+            let (found, error) = read_parts(&at(cert), &at(key)).unwrap_err();
+            assert_eq!(found, about, "{cert} {key}: {error}");
+        }
+        let pair = read_parts(&at("a.crt"), &at("a.key")).unwrap();
+        assert_eq!(pair.leaf().names(), ["localhost"]);
     }
 
     #[test]

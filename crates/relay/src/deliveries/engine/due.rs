@@ -51,7 +51,8 @@ impl Engine {
         for (_, tenant) in ready.into_iter().take(DUE_TENANTS_PER_SLICE) {
             let next = match self.start_due_of(&tenant, now).await {
                 Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "cannot deliver stored calls");
+                    let name = self.cx.directory.tenant_label(&tenant);
+                    tracing::error!(%error, tenant = &*name, tenant_id = %tenant, "cannot deliver stored calls");
                     Some(now_ms() + ERROR_RETRY_MS)
                 }
                 next => next?,

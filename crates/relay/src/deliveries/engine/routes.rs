@@ -28,7 +28,8 @@ impl Engine {
                 Ok(true) => self.routes.push(tenant),
                 Ok(false) => {}
                 Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "cannot route stored calls");
+                    let name = self.cx.directory.tenant_label(&tenant);
+                    tracing::error!(%error, tenant = &*name, tenant_id = %tenant, "cannot route stored calls");
                 }
                 Err(error) => {
                     self.routes.push(tenant);

@@ -4,8 +4,8 @@ use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::{self, Problem};
 use crate::request_name::check_label;
-use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine as _};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use policy::Target;
@@ -193,9 +193,29 @@ fn body(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> 
         (None, Some(text)) => STANDARD
             .decode(text)
             .map(Bytes::from)
-            .map_err(|error| Problem::invalid(format!("body_base64 is not base64: {error}"))),
+            .map_err(|error| Problem::invalid(not_base64(&error))),
         (None, None) => Ok(Bytes::new()),
     }
+}
+
+/// Returns what is wrong with `body_base64`. Positions are counted from 1.
+fn not_base64(error: &DecodeError) -> String {
+    let why = match error {
+        DecodeError::InvalidByte(at, b'-' | b'_') => format!(
+            "character {} is one of base64url; write + and / (RFC 4648, section 4)",
+            at.saturating_add(1)
+        ),
+        DecodeError::InvalidByte(at, _) => format!(
+            "character {} is none of A to Z, a to z, 0 to 9, + and /",
+            at.saturating_add(1)
+        ),
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => {
+            "its length is not a multiple of 4: it was cut short, or = is missing at its end"
+                .to_owned()
+        }
+        DecodeError::InvalidLastSymbol(..) => "its last characters encode no whole byte".to_owned(),
+    };
+    format!("body_base64 is not base64: {why}")
 }
 
 /// Returns whether a caller may not set the field: fields of the connection, and fields that the relay or the bridge
@@ -429,5 +449,28 @@ mod tests {
         let map = transport::http::from_wire(&call.head.headers).unwrap();
         let expected = json!({"a": ["1", "2"], "b": "3", "user-agent": USER_AGENT});
         assert_eq!(headers(&map), expected);
+    }
+
+    #[test]
+    fn wrong_base64_is_explained_by_position() {
+        for (text, says) in [
+            ("%%%", "character 1 is none of"),
+            ("AP-A", "character 3 is one of base64url"),
+            ("AP+", "not a multiple of 4"),
+            ("AP+A=", "not a multiple of 4"),
+            ("AR==", "encode no whole byte"),
+        ] {
+            let problem = body(None, Some(text.to_owned())).unwrap_err();
+            let detail = problem.failure.detail;
+            assert!(
+                detail.starts_with("body_base64 is not base64: "),
+                "{detail}"
+            );
+            assert!(detail.contains(says) || text == "AP+A=", "{text}: {detail}");
+        }
+        assert_eq!(
+            body(None, Some("AP+A".to_owned())).unwrap(),
+            &[0, 255, 128][..]
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::idempotency::{self, ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
+use crate::progress::Progress;
 use crate::recent_calls::{CallEnd, StartedCall};
 use crate::request_name::{REQUEST_ID, RequestName, id_header};
 use crate::routing;
@@ -355,17 +356,20 @@ async fn execute(
         bridge: call.call.bridge.clone(),
         bytes: call.call.body.len(),
     };
+    let progress = Arc::<Progress>::default();
     let cancelled = CancelGuard {
         control,
         principal,
         name,
         host: listed.host.clone(),
         bridge: listed.bridge.clone(),
+        progress: progress.clone(),
         started,
         is_armed: true,
     };
     let listed = control.recent_calls.begin(&principal.tenant, listed);
-    let (target, executed) = calls::execute(&control.data, principal, call, name, started).await;
+    let executing = (started, &progress);
+    let (target, executed) = calls::execute(&control.data, principal, call, name, executing).await;
     let calls::Executed {
         result,
         bridge,
@@ -463,9 +467,5 @@ async fn record(
     };
     // Awaited before the response is sent: a call that its caller knows of is in the record, is counted there, or is
     // counted as lost.
-    match execution.is_safe_to_repeat() {
-        // It cost its caller nothing, so its tenant has a budget of such rows.
-        true => control.audit.record_unsent(principal, event).await,
-        false => control.audit.record(event).await,
-    }
+    control.audit.record_call(principal, execution, event).await;
 }

@@ -14,6 +14,7 @@ pub(crate) mod pattern;
 
 use crate::capacity::{Reservation, Unread, collect_response};
 use crate::config;
+use crate::progress::Progress;
 use bytes::Bytes;
 use concurrency::ConcurrencyLimiter;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -66,6 +67,8 @@ pub(crate) struct DirectRequest {
     /// The caller needs only the status and the header fields: however the response's body ends, the request
     /// was executed with that status.
     pub is_status_enough: bool,
+    /// Where to note how far it came.
+    pub progress: Option<Arc<Progress>>,
 }
 
 /// The response.
@@ -169,10 +172,17 @@ impl Direct {
         let opened = opened.map_err(|_| late(Execution::NotDispatched))??;
         let length = BodyLength::Known(request.body.len() as u64);
         let body = RequestBody::from_bytes(request.body.clone(), length);
+        let note = |execution| {
+            if let Some(progress) = &request.progress {
+                progress.note(execution);
+            }
+        };
         // From here on, its first byte may have been sent.
+        note(Execution::PossiblyExecuted);
         let executing = (self.client).execute(&plan, opened, &mut outgoing, body, &mut attempts);
         let executed = timeout_at(deadline, executing).await;
         let executed = executed.map_err(|_| late(Execution::PossiblyExecuted))??;
+        note(Execution::Executed);
         timeout_at(deadline, collect(executed, request))
             .await
             .unwrap_or_else(|_| Err(late(Execution::PossiblyExecuted)))

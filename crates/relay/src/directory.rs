@@ -22,7 +22,7 @@ pub(crate) use state::{BridgeSummary, TunnelClaim};
 use crate::access::{Credentials, Principal};
 use crate::admission::network;
 use crate::denials::DeniedClient;
-use crate::registry::{Standing, TunnelOwner};
+use crate::registry::{Installation, Standing, TunnelOwner};
 use crate::routing::Identities;
 use crate::routing::select_tunnel::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
@@ -422,6 +422,11 @@ impl Directory {
     /// Returns the revision at which the result of [`Self::endpoints_of`] may last have changed.
     pub(crate) fn claims_revision(&self) -> i64 {
         self.state().claims_revision()
+    }
+
+    /// Returns whether an installation is paired, and not revoked. That of a suspended tenant is paired.
+    pub(crate) fn has_installation(&self, installation: &Installation) -> bool {
+        self.state().has_installation(installation)
     }
 
     /// Returns why a tunnel must close now, if it must.

@@ -29,6 +29,7 @@ pub(crate) use upload::{UploadError, pump};
 use crate::access::Principal;
 use crate::capacity::ExchangePermit;
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use crate::registry::{Registry, TunnelEntry};
 use crate::routing::Identities;
 use crate::routing::select_tunnel::{self, RouteTarget};
@@ -129,8 +130,8 @@ pub(crate) struct ExchangeRequest<'a> {
     pub(crate) head: RequestHead,
 }
 
-/// Sends a request through a tunnel and waits for the response's head. `last_bridge` becomes the name of the bridge
-/// that the last attempt was sent to.
+/// Sends a request through a tunnel and waits for the response's head. `progress` says how far it
+/// came, and through which bridge, also when the future is dropped.
 ///
 /// # Errors
 /// The failure, with the execution status.
@@ -139,7 +140,7 @@ pub(crate) async fn run<B>(
     request: ExchangeRequest<'_>,
     body: Outbound<B>,
     permit: ExchangePermit,
-    last_bridge: &mut Option<Arc<str>>,
+    progress: &Progress,
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -150,7 +151,7 @@ where
         // Replaced below. It stays if this future is dropped, which means that the caller has cancelled.
         outcome: Code::Cancelled.as_str(),
     };
-    let result = attempts::run(context, request, body, permit, last_bridge).await;
+    let result = attempts::run(context, request, body, permit, progress).await;
     counted.outcome = match &result {
         Ok(_) => Execution::Executed.as_str(),
         Err(failure) => failure.code.as_str(),

@@ -10,7 +10,7 @@
 //!
 //! | plane | state | modules |
 //! | --- | --- | --- |
-//! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `registry`, `routing`, `sending` |
+//! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `progress`, `registry`, `routing`, `sending` |
 //! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `recent_calls`, `serving`, `vault` |
 //! | edge: sees both | | `calls`, `cli`, `reload`, `running`, `service`, `tunnel` |
 //! | shared: sees neither | | `access`, `config`, `metrics`, `request_name`, `storage`, `telemetry`, `throttle`, `trace` |
@@ -43,6 +43,7 @@ mod metrics;
 mod notices;
 mod ownership;
 mod problem;
+mod progress;
 mod recent_calls;
 mod registry;
 mod reload;

@@ -10,7 +10,7 @@ use crate::config::Tls;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::SubmittedCall;
 use crate::ownership::Conflict;
-use crate::registry::TunnelOwner;
+use crate::registry::{Installation, TunnelOwner};
 use crate::routing::{self, RouteDecision, StoredRoute};
 use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
@@ -94,11 +94,15 @@ async fn recall_offers(state: &ControlPlane) {
         if state.serving.is_active() {
             match state.directory.storage().last_offers(OFFERS_MAX).await {
                 Ok(offers) => {
-                    for (identity, serves) in offers {
+                    for stored in offers {
                         // One that a later version wrote may not be readable. It is then not known.
-                        if let Ok(serves) = serde_json::from_str(&serves) {
-                            let identity = identity.into();
-                            state.data.registry.recall_offer(&identity, serves);
+                        if let Ok(serves) = serde_json::from_str(&stored.serves) {
+                            let of = Installation {
+                                tenant: stored.tenant,
+                                bridge: stored.bridge,
+                                identity: stored.identity,
+                            };
+                            state.data.registry.recall_offer(of, serves);
                         }
                     }
                     return;

@@ -16,6 +16,7 @@ mod slot;
 mod tunnels;
 
 pub(crate) use entry::{TunnelEntry, TunnelOwner};
+pub(crate) use last_offers::Installation;
 pub(crate) use offer::{AdvertisedRoutes, Standing};
 pub(crate) use tunnels::Tunnels;
 
@@ -181,7 +182,7 @@ impl Registry {
         let tunnels = inner.sessions.entry(owner.tenant.clone()).or_default();
         tunnels.insert(&entry);
         inner.count += 1;
-        inner.last_offers.remember(&owner.identity, entry.offer());
+        inner.last_offers.remember(owner.into(), entry.offer());
         // Closing takes the lock of the session, so it comes after the registry's lock is released.
         drop(inner);
         for old in old {
@@ -240,8 +241,8 @@ impl Registry {
         let mut inner = self.lock();
         if let Some(tunnels) = inner.sessions.get_mut(&entry.owner.tenant) {
             tunnels.set_offer(entry, offer);
-            let identity = &entry.owner.identity;
-            inner.last_offers.remember(identity, entry.offer());
+            let of = Installation::from(&entry.owner);
+            inner.last_offers.remember(of, entry.offer());
         }
     }
 
@@ -251,9 +252,14 @@ impl Registry {
     }
 
     /// Takes what an installation served from the database.
-    pub(crate) fn recall_offer(&self, identity: &Arc<str>, serves: Serves) {
+    pub(crate) fn recall_offer(&self, of: Installation, serves: Serves) {
         let offer = AdvertisedRoutes::recalled(serves);
-        self.lock().last_offers.recall(identity, offer);
+        self.lock().last_offers.recall(of, offer);
+    }
+
+    /// Forgets what installations served that do not exist any more.
+    pub(crate) fn retain_offers(&self, exists: impl Fn(&Installation) -> bool) {
+        self.lock().last_offers.retain(exists);
     }
 
     /// Returns up to `max` declarations that are to be stored.

@@ -128,6 +128,7 @@ const PLANES: &[(Plane, &[&str])] = &[
             "ingress",
             "listener",
             "problem",
+            "progress",
             "registry",
             "routing",
             "sending",

@@ -16,6 +16,7 @@ use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError, StoreError, now_ms};
+use protocol::Execution;
 use runtime::limit::{Refill, TokenBucket};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,9 +156,23 @@ impl Auditing {
         }
     }
 
+    /// Adds a row for a call that has ended. One that the target certainly did not receive cost its caller nothing, so
+    /// its tenant has a budget of such rows.
+    pub(crate) async fn record_call(
+        &self,
+        principal: &Principal,
+        execution: Execution,
+        event: AuditEvent,
+    ) {
+        match execution.is_safe_to_repeat() {
+            true => self.record_unsent(principal, event).await,
+            false => self.record(event).await,
+        }
+    }
+
     /// Adds a row for a call of which nothing was sent, within its tenant's budget. Beyond it the call is counted: a key
     /// could otherwise fill the record with calls that cost it nothing.
-    pub(crate) async fn record_unsent(&self, principal: &Principal, event: AuditEvent) {
+    async fn record_unsent(&self, principal: &Principal, event: AuditEvent) {
         let has_budget = {
             let now = Instant::now();
             let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -537,7 +552,8 @@ mod tests {
         };
         for number in 0..2000 {
             let event = event(&flooding.tenant, number);
-            auditing.record_unsent(&flooding, event).await;
+            let execution = Execution::NotSent;
+            auditing.record_call(&flooding, execution, event).await;
         }
         let own = event(&other.tenant, 1);
         auditing.record_unsent(&other, own).await;

@@ -3,6 +3,7 @@
 use crate::access::Principal;
 use crate::control_plane::ControlPlane;
 use crate::ingress::failure_log::LoggedRequest;
+use crate::progress::Progress;
 use crate::request_name::RequestName;
 use crate::storage::audit::AuditEvent;
 use protocol::{Code, Failure};
@@ -17,6 +18,7 @@ pub(super) struct CancelGuard<'a> {
     pub(super) name: &'a RequestName,
     pub(super) host: String,
     pub(super) bridge: Option<String>,
+    pub(super) progress: Arc<Progress>,
     pub(super) started: Instant,
     pub(super) is_armed: bool,
 }
@@ -34,13 +36,15 @@ impl Drop for CancelGuard<'_> {
             return;
         }
         let detail = "its caller closed the connection before the response";
-        let failure = Failure::possibly_executed(Code::Cancelled, detail);
+        // The exchange was dropped before this guard, and has noted how far it came.
+        let failure = Failure::new(Code::Cancelled, self.progress.execution(), detail);
+        let bridge = self.progress.bridge();
         let logged = LoggedRequest {
             name: self.name,
             principal: Some(self.principal),
             endpoint: None,
             host: Some(&self.host),
-            bridge: self.bridge.as_deref(),
+            bridge: bridge.as_deref().or(self.bridge.as_deref()),
             started: self.started,
         };
         logged.failed(&self.control.data, &failure);
@@ -50,6 +54,7 @@ impl Drop for CancelGuard<'_> {
             actor: self.principal.client_id.clone(),
             action: "call",
             object: self.name.id().to_owned(),
+            bridge: bridge.clone().unwrap_or_default(),
             result: failure.code.as_str(),
             execution: failure.execution.as_str(),
             took_ms: u64::try_from(took).unwrap_or(u64::MAX),
@@ -65,8 +70,12 @@ impl Drop for CancelGuard<'_> {
         };
         // A task, since a drop cannot wait. There is no runtime any more where a whole relay is dropped.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let audit = self.control.audit.clone();
-            runtime.spawn(async move { audit.record(event).await });
+            let (audit, principal) = (self.control.audit.clone(), self.principal.clone());
+            runtime.spawn(async move {
+                audit
+                    .record_call(&principal, failure.execution, event)
+                    .await;
+            });
         }
     }
 }

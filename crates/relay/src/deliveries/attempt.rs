@@ -222,6 +222,7 @@ pub(super) async fn directly(
         memory,
         // Only status and `Retry-After` matter, so the body of the response is not read.
         is_status_enough: true,
+        progress: None,
     };
     match cx.data.direct.call(&policy, direct_request).await {
         Ok(response) => {

@@ -31,6 +31,7 @@ fn request(url: String) -> DirectRequest {
         response_max: 1000,
         memory: memory(),
         is_status_enough: false,
+        progress: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The maps of the directory: valid tenants, keys and bridges, and revoked bridges that must be notified.
 
 use crate::access::{KeyScope, Principal};
-use crate::registry::{Standing, TunnelOwner};
+use crate::registry::{Installation, Standing, TunnelOwner};
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,
     TenantState,
@@ -369,6 +369,16 @@ impl State {
             standing,
             is_inspected: entry.is_inspected,
         })
+    }
+
+    pub(super) fn has_installation(&self, installation: &Installation) -> bool {
+        let Some((tenant, bridge)) = self.bridge_in(&installation.tenant, &installation.bridge)
+        else {
+            return false;
+        };
+        let mut valid = bridge.valid();
+        tenant.state != TenantState::Deleted
+            && valid.any(|identity| identity.id.as_str() == &*installation.identity)
     }
 
     pub(super) fn close_reason(&self, owner: &TunnelOwner) -> Option<EndReason> {

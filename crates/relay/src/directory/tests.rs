@@ -196,6 +196,11 @@ async fn identity_belongs_to_its_tenant() {
     assert!(find(&world.directory, "other", [8; 16]).is_none());
     assert!(find(&world.directory, "acme", [9; 16]).is_none());
     assert!(world.directory.close_reason(&owner).is_none());
+    assert!(
+        world
+            .directory
+            .has_installation(&Installation::from(&owner))
+    );
     assert_eq!(world.directory.bridges_of(tenant)[0].installations, 1);
 
     world.storage.revoke_bridge(tenant, "dc1").await.unwrap();
@@ -205,6 +210,7 @@ async fn identity_belongs_to_its_tenant() {
         .unwrap();
     for directory in [&world.directory, &restarted] {
         assert!(directory.close_reason(&owner).is_some());
+        assert!(!directory.has_installation(&Installation::from(&owner)));
         assert!(directory.bridges_of(tenant).is_empty());
         let standing = find(directory, "acme", [8; 16]).unwrap().standing;
         assert_eq!(standing, Err(RefusedCode::Revoked));

@@ -5,6 +5,7 @@ use super::time::{left_of, share_time};
 use super::upload::{Upload, UploadError, expect_continue, pump};
 use super::{ExchangeContext, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
 use crate::capacity::ExchangePermit;
+use crate::progress::Progress;
 use crate::registry::TunnelEntry;
 use bytes::Bytes;
 use http_body::Body;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use transport::handle::AbortHandle;
 use transport::{RecvStream, SendStream};
 
 /// Tunnels that one request is tried on.
@@ -33,7 +35,7 @@ pub(super) async fn run<B>(
     request: ExchangeRequest<'_>,
     body: Outbound<B>,
     permit: ExchangePermit,
-    last_bridge: &mut Option<Arc<str>>,
+    progress: &Progress,
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -61,7 +63,7 @@ where
         upload,
         started: Instant::now(),
         tried: Vec::new(),
-        last_bridge,
+        progress,
         last: None,
         possibly_executed: None,
     };
@@ -91,12 +93,34 @@ struct Attempts<'a, B> {
     started: Instant,
     /// The tunnels that were tried.
     tried: Vec<Arc<TunnelEntry>>,
-    /// The bridge that the last attempt was sent to.
-    last_bridge: &'a mut Option<Arc<str>>,
+    /// How far the request has come.
+    progress: &'a Progress,
     /// The failure of the last attempt.
     last: Option<Failure>,
     /// The failure of an attempt before the last one that may have been executed.
     possibly_executed: Option<Failure>,
+}
+
+/// The stream of an attempt. Dropped with the attempt, which its caller may cancel at any time, it notes how far the
+/// attempt came. It must be dropped before the stream.
+struct NotedStream<'a> {
+    stream: AbortHandle,
+    progress: &'a Progress,
+}
+
+impl Drop for NotedStream<'_> {
+    fn drop(&mut self) {
+        let mut execution = self.stream.execution();
+        if execution == Some(Execution::NotSent) {
+            // OPEN may leave at any moment. It is withdrawn first, so that the request certainly was not sent.
+            let detail = "the caller left before the request was sent";
+            self.stream
+                .abort(Failure::not_sent(Code::Cancelled, detail));
+            execution = self.stream.execution();
+        }
+        self.progress
+            .note(execution.unwrap_or(Execution::PossiblyExecuted));
+    }
 }
 
 /// The end of one attempt.
@@ -124,7 +148,7 @@ where
             let left = left_of(self.time, self.started.elapsed())?;
             let (head_limit, for_bridge) = share_time(left);
             self.request.head.time_left = for_bridge;
-            *self.last_bridge = Some(entry.owner.name.clone());
+            self.progress.begin(entry.owner.name.clone());
             if !entry.reads_context {
                 self.request.head.headers.split_context();
             }
@@ -166,6 +190,10 @@ where
         (send, mut recv): (SendStream, RecvStream),
         head_limit: Option<Duration>,
     ) -> Result<AttemptEnd, Failure> {
+        let noted = NotedStream {
+            stream: recv.abort_handle(),
+            progress: self.progress,
+        };
         // Attached first: from here on a revocation aborts this stream.
         self.permit.attach(recv.abort_handle());
         // The key may have been revoked between its check and `attach`. The abort for that revocation did
@@ -180,8 +208,11 @@ where
             return Err(recv.cancel(failure, RESET_ACK_TIMEOUT).await);
         }
         let (upload_task, go_ahead) = self.start_upload(send);
-        match await_response_head(&mut recv, head_limit, upload_task, go_ahead).await {
+        let result = await_response_head(&mut recv, head_limit, upload_task, go_ahead).await;
+        drop(noted);
+        match result {
             Ok(head) => {
+                self.progress.note(Execution::Executed);
                 // With a response there is no retry: the beginning of the body need not be kept any more.
                 if let Some(upload) = &self.upload {
                     upload.release();
@@ -232,6 +263,7 @@ where
             recv,
         };
         let (failure, retry) = failed.settle(failure, may_retry).await;
+        self.progress.end_attempt(failure.execution);
         if !retry {
             return Err(failure);
         }

@@ -13,6 +13,7 @@ use crate::capacity::{ExchangePermit, Reservation, Unread, collect_response};
 use crate::data_plane::DataPlane;
 use crate::direct::DirectRequest;
 use crate::exchange::{self, ExchangeRequest, Outbound, TunnelResponse};
+use crate::progress::Progress;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use crate::routing::{self, Route};
@@ -59,13 +60,13 @@ struct CallTime {
 }
 
 /// Executes a call: through a bridge, else directly if the tenant's patterns allow it. Returns its target as
-/// well.
+/// well. `progress` says how far it came, also when the future is dropped.
 pub(crate) async fn execute(
     data: &Arc<DataPlane>,
     principal: &Principal,
     admitted: AdmittedCall,
     name: &RequestName,
-    started: Instant,
+    (started, progress): (Instant, &Arc<Progress>),
 ) -> (Target, Executed) {
     let id = name.id();
     let AdmittedCall {
@@ -95,7 +96,6 @@ pub(crate) async fn execute(
     // After the copy for a direct call: no target gets the context.
     call.head.headers = call.head.headers.with_context(name.context());
     let host = call.target.host().to_string();
-    let mut bridge = None;
     let request = ExchangeRequest {
         principal,
         bridge: call.bridge.as_deref(),
@@ -108,7 +108,7 @@ pub(crate) async fn execute(
     } else {
         Outbound::Streaming(Full::new(call.body))
     };
-    let running = exchange::run(&data.exchange, request, outbound, permit, &mut bridge);
+    let running = exchange::run(&data.exchange, request, outbound, permit, progress);
     let result = match running.await {
         Ok(response) => collect(data, response, id, time, &mut memory).await,
         // Only a request that was certainly not sent may use another route, and none that names its bridge.
@@ -117,8 +117,9 @@ pub(crate) async fn execute(
             let policy = direct_policy(data, principal, &call.target, &fallback, failure);
             match Box::pin(policy).await {
                 Ok(policy) => {
+                    let sent = (id, time, progress);
                     let sending =
-                        send_direct(data, principal, &policy, fallback, id, time, &mut memory);
+                        send_direct(data, principal, &policy, fallback, sent, &mut memory);
                     Box::pin(sending).await
                 }
                 Err(failure) => Err(failure),
@@ -127,6 +128,7 @@ pub(crate) async fn execute(
         Err(failure) => Err(failure),
     };
     drop(request_memory);
+    let bridge = progress.bridge();
     end_span(span, &result);
     let logged = LoggedRequest {
         name,
@@ -241,8 +243,7 @@ async fn send_direct(
     principal: &Principal,
     policy: &Policy,
     fallback: DirectFallback,
-    id: &str,
-    time: CallTime,
+    (id, time, progress): (&str, CallTime, &Arc<Progress>),
     memory: &mut Reservation,
 ) -> Result<Collected, Failure> {
     let headers = transport::http::from_wire(&fallback.headers).unwrap_or_default();
@@ -257,6 +258,7 @@ async fn send_direct(
         response_max: data.limits().call_response_max.0,
         memory: memory.sibling(),
         is_status_enough: false,
+        progress: Some(progress.clone()),
     };
     let response = data.direct.call(policy, request).await?;
     // The reservation of the bridge attempt is released with this, and that of the response stays.

@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::connection::bare_lf_guard::ASTERISK_PATH;
 use crate::data_plane::DataPlane;
 use crate::problem::Problem;
+use crate::progress::Progress;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
@@ -147,8 +148,9 @@ async fn connect(
     let upgrade = hyper::upgrade::on(&mut request);
     let fields = Headers::default().with_context(request_name.context());
     let exchange_request = pass::raw_request(data, principal, &Method::CONNECT, fields, kind);
-    let mut bridge = None;
-    let mut result = raw::open(data, exchange_request, Bytes::new(), permit, &mut bridge).await;
+    let progress = Progress::default();
+    let mut result = raw::open(data, exchange_request, Bytes::new(), permit, &progress).await;
+    let bridge = progress.bridge();
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), 0);
     let (received, raw) =

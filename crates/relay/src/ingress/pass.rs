@@ -20,6 +20,7 @@ use crate::connection::{Connection, ListenerKind};
 use crate::data_plane::DataPlane;
 use crate::exchange::{self, ExchangeRequest, Outbound, UploadError};
 use crate::problem::Problem;
+use crate::progress::Progress;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
@@ -137,9 +138,10 @@ pub(crate) async fn on(
         is_requested.is_some_and(|is_requested| !is_requested.load(Ordering::Relaxed))
     };
     let up = body.known_bytes().or(declared).unwrap_or(0);
-    let mut bridge = None;
-    let running = exchange::run(&data.exchange, exchange_request, body, permit, &mut bridge);
+    let progress = Progress::default();
+    let running = exchange::run(&data.exchange, exchange_request, body, permit, &progress);
     let mut result = running.await;
+    let bridge = progress.bridge();
     recording.end(result.as_mut().map_err(|failure| &*failure), up);
     let responded = result.and_then(|received| {
         let response = response_head(&received.head, is_for_head)?;
@@ -252,8 +254,9 @@ async fn upgrade(
     let exchange_request = raw_request(data, principal, request.method(), fields, kind);
     let body = switching_body(data, request.body_mut(), &permit).await?;
     let up = body.len() as u64;
-    let mut bridge = None;
-    let mut result = raw::open(data, exchange_request, body, permit, &mut bridge).await;
+    let progress = Progress::default();
+    let mut result = raw::open(data, exchange_request, body, permit, &progress).await;
+    let bridge = progress.bridge();
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), up);
     let (received, raw) = result.map_err(|failure| Problem::from(failure).through(bridge))?;

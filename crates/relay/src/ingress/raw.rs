@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::connection::bare_lf_guard::BareLfIo;
 use crate::data_plane::DataPlane;
 use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
+use crate::progress::Progress;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
@@ -60,7 +61,7 @@ pub(super) async fn open(
     request: ExchangeRequest<'_>,
     front: Bytes,
     permit: ExchangePermit,
-    last_bridge: &mut Option<Arc<str>>,
+    progress: &Progress,
 ) -> Result<(TunnelResponse, RawStream), Failure> {
     let (reader, connecting) = oneshot::channel();
     let body = RawBody {
@@ -71,7 +72,7 @@ pub(super) async fn open(
     let limit = data.limits().endpoint_head_timeout.0;
     // No idle timeout of the caller: silence is normal on a raw stream, and the bridge has its own limit.
     let body = Outbound::Streaming(body);
-    let running = exchange::run(&data.exchange, request, body, permit, last_bridge);
+    let running = exchange::run(&data.exchange, request, body, permit, progress);
     // The exchange's own limit for the head starts at the end of the upload, which never comes here.
     match tokio::time::timeout(limit + TIME_GRACE, running).await {
         Ok(result) => result.map(|response| (response, RawStream { reader })),

@@ -55,6 +55,10 @@ async fn abort_unauthorized(state: Arc<ControlPlane>) {
     let mut changed = state.directory.changed();
     while changed.changed().await.is_ok() {
         let directory = &state.directory;
+        state
+            .data
+            .registry
+            .retain_offers(|installation| directory.has_installation(installation));
         let tunnels = state
             .data
             .registry

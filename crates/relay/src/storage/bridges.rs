@@ -24,6 +24,19 @@ pub(super) fn no_bridge(name: &str) -> StorageError {
     StorageError::NotFound(format!("there is no bridge `{name}`"))
 }
 
+/// What an installation served when it was last connected.
+#[derive(Debug)]
+pub struct StoredOffer {
+    /// The tenant's id.
+    pub tenant: Arc<str>,
+    /// The bridge's id.
+    pub bridge: Arc<str>,
+    /// The identity.
+    pub identity: Arc<str>,
+    /// What it served, as JSON.
+    pub serves: String,
+}
+
 impl Storage {
     /// Returns the bridges of a tenant, or of all tenants, by name, revoked ones included.
     ///
@@ -174,20 +187,33 @@ impl Storage {
         Ok(())
     }
 
-    /// Returns what installations (identities) served when they were last connected, as JSON: up to `limit` of them.
+    /// Returns what installations (identities) served when they were last connected, as JSON: up to `limit` of them,
+    /// the same number of each tenant.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub async fn last_offers(&self, limit: u32) -> Result<Vec<(String, String)>, StorageError> {
+    pub async fn last_offers(&self, limit: u32) -> Result<Vec<StoredOffer>, StorageError> {
         let rows = sqlx::query(
-            "SELECT id, serves FROM bridge_identities
-             WHERE serves IS NOT NULL AND revoked IS NULL LIMIT $1",
+            "SELECT id, bridge_id, tenant_id, serves FROM (
+                 SELECT i.id, i.bridge_id, b.tenant_id, i.serves,
+                        ROW_NUMBER() OVER (PARTITION BY b.tenant_id ORDER BY i.id) AS place
+                 FROM bridge_identities i JOIN bridges b ON b.id = i.bridge_id
+                 WHERE i.serves IS NOT NULL AND i.revoked IS NULL
+             ) AS offers ORDER BY place LIMIT $1",
         )
         .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await?;
         rows.iter()
-            .map(|row| Ok((row.try_get("id")?, row.try_get("serves")?)))
+            .map(|row| {
+                let text = |column: &str| row.try_get::<String, _>(column).map(Arc::from);
+                Ok(StoredOffer {
+                    tenant: text("tenant_id")?,
+                    bridge: text("bridge_id")?,
+                    identity: text("id")?,
+                    serves: row.try_get("serves")?,
+                })
+            })
             .collect()
     }
 

@@ -308,6 +308,35 @@ async fn bridges_and_installations_are_bounded(database: TestDatabase) {
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
 }
 
+async fn last_offers_are_of_all_tenants(database: TestDatabase) {
+    let storage = database.open().await;
+    for (name, installations) in [("large", 5_u8), ("small", 2)] {
+        let tenant = storage.create_tenant(name).await.unwrap();
+        let (key, _) = storage
+            .create_key(name, Role::Bridge, "", Existing::Join)
+            .await
+            .unwrap();
+        for seed in 0..installations {
+            let pairing = pairing(&tenant, &key, "dc1", seed);
+            storage.pair(&pairing).await.unwrap();
+        }
+    }
+    let identities = storage.changes_since(0).await.unwrap().identities;
+    let offers: Vec<_> = identities
+        .iter()
+        .map(|identity| (identity.id.shared(), "{}".to_owned()))
+        .collect();
+    storage.store_offers(&offers).await.unwrap();
+    assert_eq!(storage.last_offers(100).await.unwrap().len(), 7);
+    let some = storage.last_offers(4).await.unwrap();
+    assert_eq!(some.len(), 4);
+    let of_one = some.iter().filter(|offer| offer.tenant == some[0].tenant);
+    assert_eq!(of_one.count(), 2);
+    assert!(identities.iter().any(|identity| {
+        identity.id.as_str() == &*some[0].identity && identity.bridge.as_str() == &*some[0].bridge
+    }));
+}
+
 async fn revoked_bridge_key_revokes_its_bridges(database: TestDatabase) {
     let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();

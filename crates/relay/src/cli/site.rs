@@ -142,7 +142,7 @@ pub(super) async fn audit(
     let names = key::names(storage).await?;
     if json {
         let name = |row: &AuditRow| names.get(row.tenant.as_str()).cloned();
-        return output::json(&rows.iter().map(|row| document(row, name(row))).collect());
+        return output::json(&rows.iter().map(|row| document(row, name(row).as_deref())).collect());
     }
     let rows: Vec<_> = rows
         .iter()
@@ -256,7 +256,7 @@ async fn verify(
 }
 
 /// Returns a row as JSON. A tenant that was deleted has no name.
-fn document(row: &AuditRow, tenant: Option<String>) -> Value {
+fn document(row: &AuditRow, tenant: Option<&str>) -> Value {
     json!({
         "seq": row.seq,
         "at": Timestamp::Millis(row.at_ms),

@@ -186,7 +186,7 @@ fn copy_to_new(from: &Path, to: &Path) -> io::Result<()> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     {
-        // Nobody else may read it, not even for a moment.
+        // No other user may read it, not even for a moment.
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }

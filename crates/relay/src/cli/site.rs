@@ -142,7 +142,12 @@ pub(super) async fn audit(
     let names = key::names(storage).await?;
     if json {
         let name = |row: &AuditRow| names.get(row.tenant.as_str()).cloned();
-        return output::json(&rows.iter().map(|row| document(row, name(row).as_deref())).collect());
+        return output::json(
+            &rows
+                .iter()
+                .map(|row| document(row, name(row).as_deref()))
+                .collect(),
+        );
     }
     let rows: Vec<_> = rows
         .iter()

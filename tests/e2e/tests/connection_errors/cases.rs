@@ -41,17 +41,17 @@ pub(crate) fn assert_words(name: &str, text: &str, words: &[&str]) {
 }
 
 /// One target, and what callers get.
-struct Case {
+pub(crate) struct Case {
     name: &'static str,
-    url: String,
-    code: &'static str,
+    pub(crate) url: String,
+    pub(crate) code: &'static str,
     words: &'static [&'static str],
 }
 
 /// The targets of a test.
 #[derive(Default)]
 pub(crate) struct Cases {
-    all: Vec<Case>,
+    pub(crate) all: Vec<Case>,
     servers: Vec<OpensslServer>,
 }
 

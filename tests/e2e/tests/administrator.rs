@@ -109,15 +109,16 @@ async fn config_reload_applies_or_reports_rejection() {
     // The log shows it when it begins, and after a restart.
     for restarts in [false, true] {
         if restarts {
+            // It serves nothing, so the log alone shows that it is back.
             world.stop_bridge().await;
             world.start_bridge();
-            world.wait_online().await;
         }
         let log = world.bridge.process();
         log.wait_log("paused by its config", TIMEOUT).await;
     }
     edit(&world, |text| text.replace("paused = true\n", ""));
     world.bridge_cli(&["reload"]).await.success();
+    world.wait_online().await;
     world.api.send(small()).await.expect_status(200);
     let now = world.bridge.status().await;
     assert_eq!(now["config_refused"], Value::Null);
@@ -283,12 +284,12 @@ async fn log_filter_changes_at_run_time() {
     world.bridge_cli(&["log-level", "debug"]).await.success();
     world
         .api
-        .send(Ask::get(world.endpoint("/close")).key(&world.caller))
+        .send(Ask::get(world.endpoint("/small")).key(&world.caller))
         .await;
     world
         .bridge
         .process()
-        .wait_log("exchange failed", TIMEOUT)
+        .wait_log("request done", TIMEOUT)
         .await;
     let wrong = world.bridge_cli(&["log-level", "[=loud"]).await.failure();
     assert!(wrong.contains("not a log filter"), "{wrong}");

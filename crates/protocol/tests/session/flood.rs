@@ -273,7 +273,13 @@ fn serves_event_is_emitted_once_for_many_changes() {
 
 #[test]
 fn serves_that_do_not_fit_a_frame_are_omitted() {
-    let mut pair = Pair::new();
+    // In version 1, whose heads are the smallest: as many names as there may be fit a head of the present version.
+    let old = |side| Config {
+        version: VERSION_MIN,
+        ..config(side, windows(STREAMS_MAX, 64, 1 << 20))
+    };
+    let link = Link::new(MILLI, 1 << 30);
+    let mut pair = Pair::configured(link, old(Side::Relay), old(Side::Bridge));
     let endpoints = Bounded::truncated(["alm".to_owned()]);
     let hosts = (0..512).map(|n| format!("{n:0>200}.corp.example"));
     pair.bridge.set_serves(Serves {

@@ -204,7 +204,7 @@ async fn field_bytes_beyond_text_are_in_base64() {
     let (answer, head) = tokio::join!(world.call(call), serving);
     assert!(
         head.windows(13)
-            .any(|part| part == b"x-given: \xfc\r\n\r" || part.starts_with(b"x-given: \xfc\r\n"))
+            .any(|part| part.starts_with(b"X-Given: \xfc\r\n"))
     );
     let response = answer.expect_status(200).json()["response"].clone();
     assert_eq!(response["headers"]["x-ok"], "M\u{fc}ller");

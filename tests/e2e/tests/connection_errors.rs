@@ -7,7 +7,7 @@ mod connection_errors {
     pub(crate) mod servers;
 }
 
-use connection_errors::cases::{Cases, assert_plain, assert_words};
+use connection_errors::cases::{Cases, assert_words};
 use connection_errors::pki::{CA, LOCALHOST, Pki, Spec};
 use connection_errors::servers::{Blackhole, OpensslServer, Raw, raw};
 use serde_json::Value;

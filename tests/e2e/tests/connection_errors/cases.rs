@@ -27,7 +27,7 @@ const FORBIDDEN: &[&str] = &[
     "InvalidContentType",
 ];
 
-pub(crate) fn assert_plain(name: &str, text: &str) {
+fn assert_plain(name: &str, text: &str) {
     for part in FORBIDDEN {
         assert!(!text.contains(part), "{name}: {part:?} in {text}");
     }

@@ -249,6 +249,10 @@ impl Lines {
             self.rotate()?;
         }
         let mut line = json!({"seq": self.seq + 1, "at": millis(now), "prev": hex(&self.hash)});
+        if self.bytes == 0 {
+            // Rotation may have removed the last line `opened`, which names the key as well.
+            line["public_key"] = json!(hex(self.key.public()));
+        }
         if let (Some(line), Value::Object(event)) = (line.as_object_mut(), event) {
             line.extend(event);
         }

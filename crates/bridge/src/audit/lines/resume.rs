@@ -3,7 +3,7 @@
 //! ```text
 //! half a line at the end     removed
 //! last line, head's line     compared: what is missing or changed is written into the line `opened`
-//! signature of the head      of this key, of a former one that a line `opened` names, or of none
+//! signature of the head      of this key, of a former one that a line names, or of none
 //! ```
 
 use super::super::head::{Head, HeadFile, head_path};
@@ -84,7 +84,7 @@ pub(super) fn signer(dir: &Dir, name: &str, file: &HeadFile, own: &[u8]) -> Sign
     }
 }
 
-/// Returns the public keys that the lines `opened` name, with the numbers of these lines.
+/// Returns the public keys that the lines `opened` and the first lines of files name, with the numbers of these lines.
 fn keys(dir: &Dir, name: &str) -> Vec<(u64, Vec<u8>)> {
     let rotated = numbers_in(dir, name);
     let rotated = rotated.iter().map(|number| rotated_name(name, *number));
@@ -99,9 +99,7 @@ fn keys(dir: &Dir, name: &str) -> Vec<(u64, Vec<u8>)> {
                 continue;
             };
             let key = value["public_key"].as_str().and_then(unhex);
-            if let (Some("opened"), Some(seq), Some(key)) =
-                (value["event"].as_str(), value["seq"].as_u64(), key)
-            {
+            if let (Some(seq), Some(key)) = (value["seq"].as_u64(), key) {
                 keys.push((seq, key));
             }
         }

@@ -24,7 +24,7 @@ Exit codes:
   1  failure; standard error has the cause and the remedy. `status`: the bridge is offline
   2  invalid command line
   3  `policy test`: the request would be refused. `credential test`: a target rejects it
-  4  `audit verify`: no defect was found, and the files do not show that nothing is missing";
+  4  `audit verify`: no defect was found, but lines may be missing";
 
 /// Connects to a relay, and sends its requests inside this network as far as the local config allows.
 #[derive(Debug, Parser)]

@@ -225,7 +225,7 @@ impl Connection {
 
     /// Returns the failure, if a response is that of the proxy itself, and whether the request may be sent to
     /// another address. The one that the proxy does not reach is then asked last.
-    pub(crate) fn proxys_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
+    pub(crate) fn proxy_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
         let (failure, is_unreachable) = self.absolute.as_ref()?.own_failure(response)?;
         if is_unreachable {
             transport::race::ask_last(self.address);

@@ -352,7 +352,7 @@ impl Client {
             let sent = outgoing.response(&mut connection, request, &progress);
             let error = match sent.await {
                 Ok(response) => {
-                    if let Some((failure, may_differ)) = connection.proxys_failure(&response) {
+                    if let Some((failure, may_differ)) = connection.proxy_failure(&response) {
                         drop(connection);
                         body = attempts.body_after_proxy(failure, may_differ, body_length)?;
                         let opening = Box::pin(self.open_new(plan, outgoing, attempts.reuse)).await;

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_request_carries_the_proxys_credential() {
+    fn absolute_request_carries_the_proxy_credential() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
         let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
         let mut request = Request::builder()
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn proxys_own_responses_are_failures() {
+    fn proxy_own_responses_are_failures() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
         let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
         let failure = |status: u16, error: Option<&str>| {

@@ -50,7 +50,7 @@ mod tests {
     use support::TempDir;
 
     #[test]
-    fn new_file_belongs_to_the_directorys_owner() {
+    fn new_file_belongs_to_the_directory_owner() {
         let dir = TempDir::new("owner");
         let path = dir.join("file");
         // Only root can have a directory of another user.

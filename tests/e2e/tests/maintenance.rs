@@ -154,7 +154,7 @@ async fn lost_key_file_is_reported_and_not_replaced() {
 
 /// The service runs as another user, to whom the directory belongs.
 #[tokio::test]
-async fn files_of_root_belong_to_the_directorys_owner() {
+async fn files_of_root_belong_to_the_directory_owner() {
     let dir = TempDir::new("owner");
     let ca = Arc::new(ThrowawayCa::new());
     let mut relay = Relay::write(RelaySetup::default(), &ca, &dir);

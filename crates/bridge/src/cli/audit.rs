@@ -18,7 +18,7 @@ pub(super) enum AuditCommand {
 /// `audit verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit codes: 0 valid; 1 not valid; 4 no defect was found, but the files do not show that nothing is missing.
+Exit codes: 0 valid; 1 not valid; 4 no defect was found, but lines may be missing.
 
 Examples:
   integration-bridge audit verify

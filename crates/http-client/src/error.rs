@@ -161,6 +161,20 @@ fn request_failure(error: &hyper::Error) -> Failure {
     Failure::possibly_executed(Code::TargetClosed, why.with_remedy())
 }
 
+/// Returns whether a request was not sent because the target sent something first. HTTP servers do not; those of
+/// SSH and mail do.
+pub(crate) fn target_spoke_first(error: &hyper::Error) -> bool {
+    // hyper has no public kind for it, and its text is fixed.
+    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
+    error.is_canceled() && causes.any(|cause| cause.to_string().contains("unexpected message"))
+}
+
+/// Returns the failure for a request that was not sent, because what listens there is no HTTP server.
+pub(crate) fn not_http() -> Failure {
+    let why = Diagnosis::from(Cause::NotHttp);
+    Failure::not_dispatched(Code::TargetProtocol, why.with_remedy())
+}
+
 /// Returns why a request that was handed to a connection got no response.
 pub fn no_answer(error: &hyper::Error) -> String {
     request_failure(error).detail

@@ -13,7 +13,7 @@
 
 use crate::client::Client;
 use crate::connection::Connection;
-use crate::error::{SendError, closed_before_response, untouched};
+use crate::error::{self, SendError, closed_before_response, untouched};
 use crate::http2::{Refused, refused};
 use crate::pool::Reuse;
 use crate::request_body::{Progress, RequestBody};
@@ -150,6 +150,14 @@ impl Attempts {
     ) -> Result<RequestBody, SendError> {
         let returned = error.take_message();
         let error = error.error();
+        // On an idle connection it is a farewell, such as a 408; on a new one it is another protocol.
+        if returned.is_some() && !reused && error::target_spoke_first(error) {
+            let failure = error::not_http();
+            return Err(SendError::Protocol(Failure {
+                execution: self.execution(failure.execution),
+                ..failure
+            }));
+        }
         let may_resend = self.left > 0 && !matches!(self.replay, Replay::Never);
         if may_resend {
             // hyper gives a request back only if no byte of it was written.

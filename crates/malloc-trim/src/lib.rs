@@ -1,7 +1,7 @@
 //! The resident memory of the process, and the return of free memory to the system.
 //!
-//! This crate has the only unsafe code of the product: one call of the C library, which takes a number
-//! and no pointer.
+//! This crate has the only unsafe code of the product: two calls of the C library, which take numbers and no
+//! pointer.
 
 /// Returns the resident memory of this process in bytes, or `None` on systems without `/proc`.
 ///
@@ -14,6 +14,24 @@ pub fn resident() -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// The smallest allocation that has pages of its own, in bytes: what glibc begins with (mallopt(3)).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const OWN_PAGES_BYTES: libc::c_int = 128 * 1024;
+
+/// Gives each large allocation pages of its own, which return to the system with it.
+///
+/// glibc does so at first, and then moves its limit up to the largest allocation that was freed, at most 32 MiB. From
+/// then on a body that grows leaves holes in the heap, as large as itself. Call it before other threads are started. It
+/// does nothing with other C libraries.
+pub fn separate_large() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` is unsafe only while other threads allocate (mallopt(3)): a wrong limit for one of their
+    // allocations would be all. The value is within the range that it accepts.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
+    }
 }
 
 /// Returns the free pages of the allocator to the system.
@@ -46,6 +64,28 @@ mod tests {
         let held = resident().expect("/proc is there");
         drop(pieces);
         trim();
+        let left = resident().expect("/proc is there");
+        assert!(
+            left + (PIECES * PIECE_BYTES / 2) as u64 <= held,
+            "{left} of {held} bytes are left"
+        );
+        drop(pin);
+    }
+
+    #[test]
+    fn large_allocations_return_without_a_trim() {
+        const PIECES: usize = 64;
+        const PIECE_BYTES: usize = 256 * 1024;
+        separate_large();
+        // Without the call, glibc keeps allocations of this size in the heap from now on.
+        drop(vec![1u8; 2 * PIECE_BYTES]);
+        let mut pieces = Vec::with_capacity(PIECES);
+        for _ in 0..PIECES {
+            pieces.push(vec![1u8; PIECE_BYTES]);
+        }
+        let pin = vec![1u8; 64];
+        let held = resident().expect("/proc is there");
+        drop(pieces);
         let left = resident().expect("/proc is there");
         assert!(
             left + (PIECES * PIECE_BYTES / 2) as u64 <= held,

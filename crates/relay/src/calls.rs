@@ -151,11 +151,12 @@ async fn admitted(
     }
     let key = call.idempotency_key.clone();
     let mut repeated = memory.sibling();
-    let call = AdmittedCall {
+    // Boxed: it is handed on through several futures, each of which would have room for it.
+    let call = Box::new(AdmittedCall {
         call,
         memory,
         permit,
-    };
+    });
     let (Some(key), Some(digest)) = (key, digest) else {
         let finished = execute(control, principal, call, &name).await;
         return Ok(finished.into_response(name.id()));
@@ -343,7 +344,7 @@ async fn deliver(
 async fn execute(
     control: &Arc<ControlPlane>,
     principal: &Principal,
-    call: AdmittedCall,
+    call: Box<AdmittedCall>,
     name: &RequestName,
 ) -> FinishedCall {
     let (id, started) = (name.id(), Instant::now());

@@ -81,6 +81,7 @@ enum CliError {
 /// Runs the program.
 pub fn main() -> ExitCode {
     runtime::dumps::disable();
+    malloc_trim::separate_large();
     let args = Args::parse();
     if let Some(mistake) = args.mistake() {
         let kind = clap::error::ErrorKind::ArgumentConflict;

@@ -81,16 +81,13 @@ impl Service {
         let named = name_of(connection, &request);
         let mut request = Some(request);
         let (name, result) = match named {
-            Ok(None) => (None, self.dispatch(connection, &mut request, None).await),
-            Ok(Some(name)) => {
-                let exchange = NamedRequest {
-                    name: &name,
+            Ok(name) => {
+                let exchange = name.as_ref().map(|name| NamedRequest {
+                    name,
                     started: Instant::now(),
-                };
-                let result = self
-                    .dispatch(connection, &mut request, Some(exchange))
-                    .await;
-                (Some(name), result)
+                });
+                let result = self.dispatch(connection, &mut request, exchange).await;
+                (name, result)
             }
             Err(problem) => (None, Err(problem)),
         };
@@ -194,19 +191,7 @@ impl Service {
                 upgrade::tunnel(control, connection, taken(pending)?).await
             }
             "/v1/calls" if *request.method() == Method::POST => {
-                let exchange = exchange.ok_or_else(Problem::not_found)?;
-                let principal = self
-                    .admit(connection, request, Permission::CALLS, Some("POST"))
-                    .await
-                    .inspect_err(|problem| self.log(exchange, None, (None, None), problem))?;
-                let name = labelled(exchange.name, request.headers())?;
-                let request = taken(pending)?;
-                let handling = calls::handle(control, &principal, connection, request, &name);
-                Box::pin(handling).await.inspect_err(|problem| {
-                    self.note_denial(&principal, problem, connection);
-                    let exchange = exchange.with(&name);
-                    self.log(exchange, Some(&principal), (None, None), problem);
-                })
+                Box::pin(self.call(connection, pending, exchange)).await
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
@@ -228,6 +213,31 @@ impl Service {
                 Box::pin(api::dispatch(control, connection, pending)).await
             }
         }
+    }
+
+    /// Handles a Call URL request.
+    async fn call(
+        &self,
+        connection: &Arc<Connection>,
+        pending: &mut Option<Request<Incoming>>,
+        exchange: Option<NamedRequest<'_>>,
+    ) -> Result<Response<Body>, Problem> {
+        let Some((request, exchange)) = pending.as_ref().zip(exchange) else {
+            return Err(Problem::not_found());
+        };
+        let principal = self
+            .admit(connection, request, Permission::CALLS, Some("POST"))
+            .await
+            .inspect_err(|problem| self.log(exchange, None, (None, None), problem))?;
+        let name = labelled(exchange.name, request.headers())?;
+        let request = taken(pending)?;
+        calls::handle(&self.control, &principal, connection, request, &name)
+            .await
+            .inspect_err(|problem| {
+                self.note_denial(&principal, problem, connection);
+                let exchange = exchange.with(&name);
+                self.log(exchange, Some(&principal), (None, None), problem);
+            })
     }
 
     /// Handles a request to the proxy's listener.

@@ -15,6 +15,8 @@ mod escaped;
 mod filter;
 mod journal;
 mod rotated;
+#[cfg(test)]
+mod testing;
 
 pub use filter::parse_filter;
 

@@ -56,7 +56,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         .filter(|(file, _)| !Path::new(file).exists());
     let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     tool::install_packages(&missing)?;
-    Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
+    // With `--tests`, for then all is built with the same features, and once: tests need more features of tokio.
+    Step::cargo(["build", "--workspace", "--bins", "--tests", "--locked"]).run()?;
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
     } else {

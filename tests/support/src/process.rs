@@ -311,6 +311,32 @@ impl Running {
         self.status_kib("RssAnon")
     }
 
+    /// Resident memory at present without the pages of the program's own file, in KiB. How many of those are resident
+    /// depends on the build, and on how the system has cached the file.
+    ///
+    /// # Panics
+    ///
+    /// Where the process has ended.
+    pub fn rss_without_program_kib(&self) -> u64 {
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
+        let program = program.to_string_lossy();
+        let maps = self.proc("smaps");
+        let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).unwrap_or(0);
+        let mut is_program = false;
+        let mut pages: u64 = 0;
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            match words.next().unwrap_or_default() {
+                "Rss:" if is_program => pages += number(words.next()),
+                // Copies of its pages that the process has written to.
+                "Anonymous:" if is_program => pages -= number(words.next()),
+                first if first.ends_with(':') => {}
+                _ => is_program = words.next_back().is_some_and(|file| file == program),
+            }
+        }
+        self.rss_kib().saturating_sub(pages)
+    }
+
     /// The most resident memory there was (`VmHWM`), in KiB, since the start or the last
     /// [reset](Self::reset_peak_rss).
     pub fn peak_rss_kib(&self) -> u64 {

@@ -186,3 +186,34 @@ async fn failure_before_a_replay_hides_no_execution() {
     assert!(is_closed(&error, true), "{error:?}");
     assert_eq!(heads.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn target_that_speaks_first_is_another_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target {
+        port: listener.local_addr().unwrap().port(),
+        requests: Arc::default(),
+    };
+    let (client, candidate) = (client(), target.candidate("POST"));
+    let mut own = OwnRequest {
+        approved: vec![candidate.approve("127.0.0.1".parse().unwrap()).unwrap()],
+        head: |_: &Approved| Ok(Request::new(())),
+    };
+    let plan = RequestPlan::new(&candidate, Client::pool_key(candidate.target(), None, None));
+    let mut attempts = Attempts::new(Replay::IfUnsent(Some(Bytes::new())), 3);
+    let opened = client.open(&plan, &own, attempts.reuse()).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+    // Lets the runtime see that the connection has something to read.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let body = RequestBody::from_bytes(Bytes::new(), BodyLength::None);
+    let sent = client.execute(&plan, opened, &mut own, body, &mut attempts);
+    let error = sent.await.unwrap_err();
+    let failure = error.failure();
+    assert_eq!(failure.code, Code::TargetProtocol, "{error:?}");
+    assert_eq!(failure.execution, Execution::NotDispatched);
+    assert_eq!(
+        stream.read_u8().await.unwrap_err().kind(),
+        std::io::ErrorKind::UnexpectedEof
+    );
+}

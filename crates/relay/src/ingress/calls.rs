@@ -64,7 +64,7 @@ struct CallTime {
 pub(crate) async fn execute(
     data: &Arc<DataPlane>,
     principal: &Principal,
-    admitted: AdmittedCall,
+    admitted: Box<AdmittedCall>,
     name: &RequestName,
     (started, progress): (Instant, &Arc<Progress>),
 ) -> (Target, Executed) {
@@ -73,7 +73,7 @@ pub(crate) async fn execute(
         mut call,
         memory: request_memory,
         permit,
-    } = admitted;
+    } = *admitted;
     call.head.share = data.share_of(principal);
     let span = begin_span(data, principal, &call, id);
     let limit = Duration::from_millis(call.timeout_ms.into());

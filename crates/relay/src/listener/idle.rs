@@ -168,14 +168,14 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(serve_stream(stream, self.limits));
+        // Boxed: a future that is pinned inside another one is there twice.
+        tokio::spawn(serve_stream(Box::pin(stream), self.limits));
     }
 }
 
 /// Runs one HTTP/2 stream until its response is written, or until its caller has read nothing for too long: dropping
 /// hyper's future resets the stream and discards its queue.
-async fn serve_stream(stream: impl Future<Output = ()>, limits: IdleLimits) {
-    let mut stream = std::pin::pin!(stream);
+async fn serve_stream(mut stream: Pin<Box<impl Future<Output = ()>>>, limits: IdleLimits) {
     let progress = Arc::<Progress>::default();
     let mut clock = IdleClock::new(progress.clone(), limits);
     // hyper calls the service in the first poll of the stream's future, so the task-local is set for that poll only.

@@ -44,31 +44,17 @@ impl io::Write for EscapedLines {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Written;
     use super::*;
-    use std::sync::{Arc, Mutex};
     use tracing_subscriber::field::MakeExt as _;
     use tracing_subscriber::fmt::format::debug_fn;
     use tracing_subscriber::layer::SubscriberExt as _;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn peer_text_forges_no_log_line() {
         let hostile = "x\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{202e}\r";
         for is_terminal in [false, true] {
-            let written = Shared::default();
+            let written = Written::default();
             let writer = written.clone();
             let layer = tracing_subscriber::fmt::layer()
                 .with_writer(move || writer.clone())
@@ -78,7 +64,7 @@ mod tests {
             tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(host = %hostile, text = hostile, number = 3, "hello {hostile}");
             });
-            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let text = written.text();
             assert_eq!(text.lines().count(), 1, "{text:?}");
             assert!(!text.contains("\u{1b}[2J"), "{text:?}");
             for c in ['\r', '\u{9b}', '\u{202e}'] {

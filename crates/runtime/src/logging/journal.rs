@@ -62,23 +62,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Written;
     use super::*;
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn journal_line_has_priority_and_no_time() {
@@ -92,7 +77,7 @@ mod tests {
             tracing::warn!(slot = 3, "session down");
             tracing::info!("session up");
         });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         assert_eq!(text, "<4> WARN session down slot=3\n<6> INFO session up\n");
     }
 }

@@ -18,7 +18,7 @@ const HONEST_WITHIN: Duration = Duration::from_secs(5);
 /// How long requests in flight take to reach the target's record.
 pub(crate) const SETTLED: Duration = Duration::from_millis(700);
 /// The most that the relay may grow by.
-const GROWTH_MAX_KIB: u64 = 36 * 1024;
+const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// The target's response once it has the body.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

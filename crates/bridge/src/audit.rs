@@ -14,7 +14,8 @@
 //!
 //! Each call has a line; exchanges with endpoints are summed up by the minute. So are calls that fail before anything
 //! leaves, beyond a budget of lines for each caller (`refusals`). Queries, header fields and
-//! bodies are never written. `head` has the head's file, `lines` the chain on the disk, `verify` the check.
+//! bodies are never written. Texts of callers and targets are escaped and bounded ([`cut`]). `head` has the head's file,
+//! `lines` the chain on the disk, `verify` the check.
 
 mod head;
 mod lines;
@@ -25,7 +26,9 @@ use crate::identity::Key;
 use lines::Lines;
 use protocol::frame::{AuditHead, Bounded};
 use refusals::Refusals;
+use runtime::peer_text::escape;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -199,11 +202,11 @@ impl Audit {
     }
 }
 
-/// Returns the beginning of a text that a caller or a target has chosen.
-pub(crate) fn cut(text: &str) -> std::borrow::Cow<'_, str> {
+/// Returns the beginning of a text that a caller or a target has chosen, without characters that a terminal obeys.
+pub(crate) fn cut(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(TEXT_MAX_CHARS) {
-        None => text.into(),
-        Some((end, _)) => format!("{}...", &text[..end]).into(),
+        None => escape(text),
+        Some((end, _)) => format!("{}...", escape(&text[..end])).into(),
     }
 }
 

@@ -163,7 +163,7 @@ impl Bridge {
         Ok(RunningBridge {
             state,
             connections: connections_up,
-            _tasks: tasks,
+            tasks,
             path,
         })
     }
@@ -227,7 +227,7 @@ pub struct RunningBridge {
     state: Arc<BridgeState>,
     connections: JoinSet<()>,
     /// Aborted when the value is dropped.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     path: PathBuf,
 }
 
@@ -302,6 +302,8 @@ impl RunningBridge {
             // Writing blocks, and must be complete before the process exits.
             let _ = tokio::task::spawn_blocking(move || audit.stop()).await;
         }
+        // Waits for their end: the process may exit before a task that is only aborted has removed its socket.
+        let _ = tokio::time::timeout(CLOSE_GRACE, self.tasks.shutdown()).await;
     }
 }
 

@@ -106,8 +106,7 @@ pub struct Config {
     pub audit: AuditSection,
     /// `[metrics]`.
     pub metrics: MetricsSection,
-    /// `[log]`.
-    #[serde(skip_serializing)]
+    /// `[log]`. `integration-bridge log-level` changes the level of a running bridge.
     pub log: LogSection,
     /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
     #[serde(skip_serializing)]
@@ -201,6 +200,30 @@ impl Config {
             Some(dir) if !dir.trim().is_empty() => Ok(runtime::config::base_of(path).join(dir)),
             Some(_) | None => Err(error),
         }
+    }
+
+    /// Returns the CA files that the config names, each with its key.
+    pub(crate) fn ca_files(&self) -> Vec<(String, &Path)> {
+        let rules = &self.rules;
+        let sections = [
+            ("relay.ca_file", &self.relay.ca_file),
+            ("targets.ca_file", &self.targets.ca_file),
+        ];
+        let sections = sections
+            .into_iter()
+            .filter_map(|(key, file)| Some((key.to_owned(), file.as_ref()?.get())));
+        let endpoints = rules.endpoints.iter().filter_map(|endpoint| {
+            let settings = rules.settings(&endpoint.name)?;
+            let key = format!("endpoint {}: ca_file", endpoint.name);
+            Some((key, settings.ca_file.as_deref()?))
+        });
+        let allow = rules
+            .allow_ca_files()
+            .enumerate()
+            .filter_map(|(index, file)| {
+                Some((format!("allow rule {}: ca_file", index + 1), file?))
+            });
+        sections.chain(endpoints).chain(allow).collect()
     }
 
     /// Returns the names of all environment variables that the bridge reads.

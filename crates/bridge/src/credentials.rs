@@ -3,7 +3,7 @@
 //! ```text
 //! credential set  --> store: sealed in credentials.json, under a key file
 //! a request       --> policy --> which credential? --> may it go to this origin? --> inject --> target
-//! the response    <-- fields that reveal the secret are removed <-------------------------------'
+//! the response    <-- fields that reveal the secret, in any form, are removed <-----------------'
 //! ```
 //!
 //! An endpoint names its credential in the config. A call to a URL may name one. In either case the credential
@@ -20,7 +20,10 @@ pub(crate) use origin::Origin;
 pub(crate) use store::{OWN_KEY_FILE, Store, StoreError};
 
 use crate::config::{Config, FilePath};
+use crate::redact::Forms;
 use crate::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderName;
 use http_client::ClientCert;
 use std::collections::BTreeMap;
@@ -33,6 +36,13 @@ pub(crate) const CREDENTIALS_MAX: usize = 256;
 
 /// Origins of one credential.
 pub(crate) const ORIGINS_MAX: usize = 64;
+
+/// Shortest form of a secret that a response field must not have, in bytes. Shorter ones would match in any field.
+const FORM_MIN_BYTES: usize = 6;
+
+/// Shortest part of a header field's value that counts as a secret of its own, in bytes: a shorter one may be an
+/// ordinary word.
+const PART_MIN_BYTES: usize = 8;
 
 /// The kind of a credential, with its secret.
 #[derive(Debug, Clone)]
@@ -84,9 +94,8 @@ impl Kind {
         match self {
             Self::Basic { user, password } => with_pair(user, password),
             Self::Alm { login, .. } => with_pair(login.name(), login.secret()),
-            Self::Bearer { token: secret } | Self::Header { value: secret, .. } => {
-                vec![secret.clone()]
-            }
+            Self::Bearer { token } => vec![token.clone()],
+            Self::Header { value, .. } => with_parts(value),
             Self::Certificate(certificate) => vec![Secret::new(certificate.key_pem())],
         }
     }
@@ -107,12 +116,67 @@ fn with_pair(user: &str, secret: &Secret) -> Vec<Secret> {
     vec![secret.clone(), pair]
 }
 
+/// Returns the value of a header field, and the part after its scheme (RFC 9110, 11.4), such as that of `Token abc`: a
+/// target may repeat that part alone. Of `Basic`, the password is one more.
+fn with_parts(value: &Secret) -> Vec<Secret> {
+    let mut all = vec![value.clone()];
+    let Some((scheme, part)) = value.expose().trim().split_once([' ', '\t']) else {
+        return all;
+    };
+    let part = part.trim();
+    if part.len() >= PART_MIN_BYTES {
+        all.push(Secret::new(part));
+    }
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Ok(pair) = STANDARD.decode(part)
+        && let Ok(pair) = String::from_utf8(pair)
+        && let Some((_, password)) = pair.split_once(':')
+    {
+        all.push(Secret::new(password));
+        all.push(Secret::owned(pair));
+    }
+    all
+}
+
 /// A credential.
 #[derive(Debug, Clone)]
 pub(crate) struct Credential {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) origins: Vec<Origin>,
+    /// What no response may show. Made once, because each response is searched for it.
+    forms: Arc<Forms>,
+}
+
+impl Credential {
+    pub(crate) fn new(name: String, kind: Kind, origins: Vec<Origin>) -> Self {
+        let mut forms = Forms::default();
+        match &kind {
+            Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Header { .. } | Kind::Alm { .. } => {
+                for secret in kind.secrets() {
+                    let secret = secret.expose();
+                    forms.add(secret.as_bytes(), FORM_MIN_BYTES);
+                    // A field's value has no blanks at its ends (RFC 9110, 5.5).
+                    if secret.trim() != secret {
+                        forms.add(secret.trim().as_bytes(), FORM_MIN_BYTES);
+                    }
+                }
+            }
+            // Its key is never sent.
+            Kind::Certificate(_) => {}
+        }
+        Self {
+            name,
+            kind,
+            origins,
+            forms: Arc::new(forms),
+        }
+    }
+
+    /// Returns its secrets in all their forms.
+    pub(crate) fn forms(&self) -> &Arc<Forms> {
+        &self.forms
+    }
 }
 
 /// All credentials, by name.

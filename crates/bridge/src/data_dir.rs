@@ -318,7 +318,7 @@ pub(crate) fn read_given(
         source,
     };
     // Follows links: Kubernetes mounts the files of a secret as links.
-    let file = match File::open(path) {
+    let file = match runtime::files::open_given(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

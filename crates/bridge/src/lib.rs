@@ -16,7 +16,8 @@
 //! control        the socket for commands on this machine; status is the response, stats its source
 //! doctor         checks everything between this machine, the relay and the targets
 //! audit          the audit file and its verification
-//! redact         removes secrets from a support bundle
+//! own_files      the files that the bridge writes: logs may be none of the others
+//! redact         removes secrets from a support bundle, and finds those that a response repeats
 //! ```
 //!
 //! Frames, sessions and the connection to the relay are in the crate `transport`; the policy is the crate
@@ -45,6 +46,7 @@ mod identity;
 mod journal;
 mod logging;
 mod metrics;
+mod own_files;
 mod pairing;
 mod quota;
 mod redact;

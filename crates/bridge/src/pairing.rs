@@ -17,10 +17,10 @@ pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Limited};
-use http_client::{Connection, RequestBody, ResponseBody, no_answer};
+use http_client::{Connection, RequestBody, ResponseBody, no_answer_of_relay};
 use protocol::frame::BodyLength;
 use protocol::opening::PairingTranscript;
 use runtime::peer_text::{PeerText, is_plain};
@@ -29,7 +29,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use transport::dial::{DialError, Dialer, ProxyError, RelayUrl};
-use transport::failure::{Cause, bounded};
+use transport::failure::{Cause, Diagnosis, bounded, redirect};
 use transport::tls::{ClientTls, TlsSetupError};
 
 /// Bytes of the relay's own message that are shown.
@@ -100,6 +100,19 @@ pub enum PairError {
         relay: String,
         /// What happened.
         detail: String,
+    },
+    /// A redirect came in place of the response.
+    #[error(
+        "the relay {relay} did not respond to the pairing request (HTTP {status}): {text}",
+        text = .why.with_remedy()
+    )]
+    Redirected {
+        /// The relay.
+        relay: String,
+        /// The status.
+        status: u16,
+        /// Where it leads, and what that means.
+        why: Diagnosis,
     },
     /// The relay rejected it.
     #[error("the relay refused the pairing (HTTP {status}): {advice}{detail}")]
@@ -246,13 +259,18 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
         source,
     })?;
     let connection = Connection::with_dialed(stream).await;
-    let closed = Cause::ClosedBeforeResponse.words().what;
+    let closed = Diagnosis::from(Cause::RelayClosedBeforeResponse).with_remedy();
     let mut connection = connection.map_err(|_| no_response(&closed))?;
     let request = pair_request(&dialer.relay().authority(), api_key, body)?;
     let response = connection.send(request).await;
-    let response = response.map_err(|error| no_response(&no_answer(error.error())))?;
+    let response =
+        response.map_err(|error| no_response(&no_answer_of_relay(error.error()).with_remedy()))?;
     let (parts, incoming) = response.into_parts();
     let status = parts.status.as_u16();
+    let location = parts.headers.get(LOCATION).map(HeaderValue::as_bytes);
+    if let Some(why) = redirect(status, location) {
+        return Err(PairError::Redirected { relay, status, why });
+    }
     let body = ResponseBody::new(incoming, &mut connection);
     let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
     let cut = "its response was not complete";

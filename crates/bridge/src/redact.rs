@@ -1,8 +1,9 @@
-//! Removes secrets from text that leaves this machine.
+//! Removes secrets from text that leaves this machine: a support bundle, and the fields of a response that repeat a
+//! credential ([`Forms`]).
 //!
-//! Filters, each of which may remove too much:
+//! Filters of a bundle, each of which may remove too much:
 //!
-//! 1. the secrets that this program knows, in every encoding that logs and configs have (`known`);
+//! 1. the secrets that this program knows, in each encoding (`known`), also under escapes (`escapes`, `forms`);
 //! 2. the rest of a line after a word that announces a secret, like `password` or `key=` (`shape`);
 //! 3. text that looks like a secret: PEM blocks, user information in URLs, tokens (`shape`);
 //! 4. comments of a config, where administrators note passwords (`comments`);
@@ -12,6 +13,8 @@
 //! escape.
 
 mod comments;
+mod escapes;
+mod forms;
 mod known;
 mod proxy;
 mod shape;
@@ -19,16 +22,20 @@ mod shape;
 use serde_json::Value;
 
 pub(crate) use comments::without_comments;
+pub(crate) use forms::Forms;
 pub(crate) use proxy::{logins, settings_in, without_login};
 
 /// Replaces what was removed.
 const REMOVED: &str = "[removed]";
 
+/// Shortest form of a secret that is removed, in bytes: removing one or two characters everywhere would make the text
+/// unreadable and hide nothing.
+const KNOWN_MIN_BYTES: usize = 3;
+
 /// The filters, with the known secrets.
 #[derive(Default)]
 pub(crate) struct Redactor {
-    /// Each secret in all its encodings, the longest first: a short one may be part of a longer one.
-    known: Vec<String>,
+    known: Forms,
     /// Words that look like a secret, and are none.
     public: Vec<String>,
 }
@@ -43,34 +50,22 @@ impl Redactor {
     /// Adds a known secret, in all its encodings.
     pub(crate) fn know(&mut self, secret: &str) {
         let secret = secret.trim();
-        // Removing one or two characters everywhere would make the text unreadable and hide nothing.
-        if secret.len() < 3 {
-            return;
+        if secret.len() >= KNOWN_MIN_BYTES {
+            self.known.add(secret.as_bytes(), KNOWN_MIN_BYTES);
         }
-        self.known.extend(known::encodings(secret.as_bytes()));
-        self.sort();
     }
 
     /// Adds a known secret that is not text, such as a key.
     pub(crate) fn know_bytes(&mut self, secret: &[u8]) {
         match std::str::from_utf8(secret) {
             Ok(text) => self.know(text),
-            Err(_) => {
-                self.known.extend(known::encodings(secret));
-                self.sort();
-            }
+            Err(_) => self.known.add(secret, KNOWN_MIN_BYTES),
         }
     }
 
     /// Adds a word that stays although it looks like a secret, such as a public key.
     pub(crate) fn publish(&mut self, word: &str) {
         self.public.push(word.to_owned());
-    }
-
-    fn sort(&mut self) {
-        self.known
-            .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        self.known.dedup();
     }
 
     /// Returns the text without secrets.
@@ -137,14 +132,16 @@ impl Redactor {
     }
 
     fn without_known(&self, text: &str) -> String {
-        let mut text = text.to_owned();
         // Before the other filters, which split the text at characters that a secret may contain.
-        for secret in &self.known {
-            if text.contains(secret.as_str()) {
-                text = text.replace(secret.as_str(), REMOVED);
-            }
+        let mut out = String::with_capacity(text.len());
+        let mut from = 0;
+        for span in self.known.spans(text) {
+            out.push_str(&text[from..span.start]);
+            out.push_str(REMOVED);
+            from = span.end;
         }
-        text
+        out.push_str(&text[from..]);
+        out
     }
 }
 
@@ -266,6 +263,51 @@ mod tests {
             let basic = STANDARD.encode(format!("{user}:{secret}:x"));
             let redacted = redactor.redact(&format!("sent {basic}."));
             assert!(redacted.contains(REMOVED), "{redacted}");
+        }
+    }
+
+    #[test]
+    fn known_secret_is_found_in_combined_encodings() {
+        let secret = "p@ss/word+1 %x\"y";
+        let mut redactor = Redactor::default();
+        redactor.know(secret);
+        let json = r#"p@ss/word+1 %x\"y"#;
+        let percent = |text: &str| -> String {
+            let encode = |byte: u8| match byte.is_ascii_alphanumeric() {
+                true => char::from(byte).to_string(),
+                false => format!("%{byte:02X}"),
+            };
+            text.bytes().map(encode).collect()
+        };
+        let each = |write: fn(u8) -> String| -> String { secret.bytes().map(write).collect() };
+        for encoded in [
+            percent(json),
+            percent(&percent(secret)),
+            percent(&percent(&percent(secret))),
+            serde_json::to_string(&json)
+                .unwrap()
+                .trim_matches('"')
+                .to_owned(),
+            each(|byte| format!("%u{byte:04X}")),
+            each(|byte| format!("\\u{byte:04x}")),
+            each(|byte| format!("\\x{byte:02x}")),
+            each(|byte| format!("&#{byte};")),
+            each(|byte| format!("&#x{byte:X};")),
+            percent(&each(|byte| format!("&#{byte};"))),
+            each(|byte| format!("{byte:02x}:"))
+                .trim_end_matches(':')
+                .to_owned(),
+            each(|byte| format!("{byte:02X} ")).trim_end().to_owned(),
+            // Only some characters.
+            "p%40ss/word+1 %25x\"y".to_owned(),
+            "p@ss/word+1 %x&#34;y".to_owned(),
+            "p%40ss\\/word%2B1+%25x&quot;y".to_owned(),
+        ] {
+            let redacted = redactor.redact(&format!("before <{encoded}> after"));
+            assert_eq!(redacted, "before <[removed]> after\n", "{encoded}");
+        }
+        for text in ["p%40ss/word 1", r"C:\users\x %40 &amp; 100%"] {
+            assert_eq!(redactor.redact(text).trim_end(), text);
         }
     }
 

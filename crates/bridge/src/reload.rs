@@ -19,10 +19,11 @@ use crate::state::BridgeState;
 use crate::stats::now_s;
 use crate::text::error_chain;
 use runtime::files::Stamp;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use transport::tls::{TlsSetupError, inspect_ca_file};
 
 /// How often files are checked.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -42,6 +43,16 @@ pub enum ReloadError {
     /// Proxy or certificates for the relay cannot be used.
     #[error(transparent)]
     Dial(#[from] PairError),
+    /// A CA file cannot be used. Requests that trust it would fail, where those of the previous config do not.
+    #[error("{key}: {source}; the whole config was rejected")]
+    CaFile {
+        /// The key that names it.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TlsSetupError,
+    },
     /// A key has changed that is read only at the start.
     #[error("{key} has changed, which needs {}; the whole config was rejected", needed(.key))]
     NeedsRestart {
@@ -68,6 +79,7 @@ impl ReloadError {
         let what = match self {
             Self::Config(error) => error.place(),
             Self::NeedsRestart { key } => format!("{key} has changed, which needs a restart"),
+            Self::CaFile { key, .. } => format!("cannot use the file of {key}"),
             Self::Active(_) => "config rejected".into(),
             Self::Credentials(_) => "cannot read the credentials".into(),
             Self::Dial(_) => "cannot use the proxy or the certificates for the relay".into(),
@@ -114,6 +126,7 @@ fn apply(shared: &BridgeState, config: Config) -> Result<(), ReloadError> {
     if let Some(key) = runtime::config::first_change(&before.config, &config) {
         return Err(ReloadError::NeedsRestart { key });
     }
+    check_ca_files(&config)?;
     let credentials = credentials::load(&config)?;
     let credentials = Arc::new(credentials.adopting(&before.credentials));
     // Everything that can fail comes before `set_dialer`, the first change.
@@ -132,12 +145,33 @@ fn apply(shared: &BridgeState, config: Config) -> Result<(), ReloadError> {
     Ok(())
 }
 
+/// Reads the CA files as `config check` does. The client for targets reads them when they are used, which is too late
+/// to keep the previous config.
+fn check_ca_files(config: &Config) -> Result<(), ReloadError> {
+    for (key, path) in config.ca_files() {
+        if let Err(source) = inspect_ca_file(path) {
+            let path = path.to_owned();
+            return Err(ReloadError::CaFile { key, path, source });
+        }
+    }
+    Ok(())
+}
+
 /// The state of the files that a config depends on. Files of targets are read when they are used.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamps {
+    own: Vec<(PathBuf, Option<Stamp>)>,
+    /// The CA file for which a config was rejected. An administrator may copy it after the config.
+    awaited: Option<(PathBuf, Option<Stamp>)>,
+}
+
+fn stamped(path: PathBuf) -> (PathBuf, Option<Stamp>) {
+    let found = Stamp::of(&path);
+    (path, found)
+}
 
 impl Stamps {
-    fn now(config: &Config) -> Self {
+    fn now(config: &Config, awaited: Option<&Path>) -> Self {
         // The credentials' file belongs to it: the command line changes it while the bridge runs.
         let own = [
             config.path.clone(),
@@ -152,22 +186,22 @@ impl Stamps {
             .into_iter()
             .flatten()
             .map(|file| file.get().to_owned());
-        let stamp = |path: PathBuf| {
-            let found = Stamp::of(&path);
-            (path, found)
-        };
-        Self(own.into_iter().chain(files).map(stamp).collect())
+        Self {
+            own: own.into_iter().chain(files).map(stamped).collect(),
+            awaited: awaited.map(|path| stamped(path.to_owned())),
+        }
     }
 }
 
 /// Reloads when a file has changed, once it has stopped changing.
 pub(crate) async fn watch_files(shared: Arc<BridgeState>) {
-    let stamps = || Stamps::now(&shared.dispatcher.active().config);
-    let mut loaded = stamps();
+    let stamps = |awaited: Option<&Path>| Stamps::now(&shared.dispatcher.active().config, awaited);
+    let mut loaded = stamps(None);
     let mut last = None;
     loop {
         tokio::time::sleep(CHECK_EVERY).await;
-        let now = stamps();
+        let awaited = loaded.awaited.as_ref().map(|(path, _)| path.as_path());
+        let now = stamps(awaited);
         if now == loaded {
             last = None;
             continue;
@@ -178,9 +212,15 @@ pub(crate) async fn watch_files(shared: Arc<BridgeState>) {
             continue;
         }
         let reloading = shared.clone();
-        let _ = tokio::task::spawn_blocking(move || reload(&reloading)).await;
+        let reloaded = tokio::task::spawn_blocking(move || reload(&reloading)).await;
         // Also after a rejection: the same mistake is reported once.
-        loaded = now;
+        loaded = Stamps {
+            awaited: match reloaded {
+                Ok(Err(ReloadError::CaFile { path, .. })) => Some(stamped(path)),
+                Ok(Ok(()) | Err(_)) | Err(_) => None,
+            },
+            ..now
+        };
         last = None;
     }
 }

@@ -10,6 +10,7 @@ use crate::stream::Stream;
 use crate::wire::Wire;
 use crate::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX};
 use bytes::Bytes;
+use http::header::{HeaderMap, TRANSFER_ENCODING};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -50,6 +51,8 @@ pub struct Connection {
     has_others: bool,
     /// When the head of the last response arrived, and how long the target keeps the connection from then on.
     keep_alive: Option<(Instant, Duration)>,
+    /// Whether the last response has a transfer coding that is not decoded here.
+    has_other_coding: bool,
 }
 
 /// Which HTTP the connection speaks.
@@ -116,6 +119,7 @@ impl Connection {
             absolute: None,
             has_others: false,
             keep_alive: None,
+            has_other_coding: false,
         })
     }
 
@@ -163,6 +167,7 @@ impl Connection {
                 if let Ok(response) = &response {
                     let timeout = keep_alive_timeout(response.headers());
                     self.keep_alive = timeout.map(|timeout| (Instant::now(), timeout));
+                    self.has_other_coding = has_other_coding(response.headers());
                 }
                 response
             }
@@ -282,6 +287,18 @@ pub fn switched(upgraded: hyper::upgrade::Upgraded) -> Option<(Stream, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
+/// Returns whether a response has a transfer coding other than chunked. No request names one in `TE`, so a target must
+/// not use it (RFC 9112, 7.4). `identity`, which old servers write, is none (RFC 2616, 3.6).
+fn has_other_coding(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TRANSFER_ENCODING).iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| {
+        !coding.is_empty()
+            && !coding.eq_ignore_ascii_case(b"chunked")
+            && !coding.eq_ignore_ascii_case(b"identity")
+    })
+}
+
 /// The body of a response. Polling it moves the connection's bytes.
 #[derive(Debug)]
 pub struct ResponseBody<'a> {
@@ -321,6 +338,10 @@ impl Body for ResponseBody<'_> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        // hyper removes only the chunks. The caller would take the coded bytes that are left for the body.
+        if this.connection.has_other_coding && !this.incoming.is_end_stream() {
+            return Poll::Ready(Some(Err(BodyError::Coding)));
+        }
         let mut incoming = Pin::new(&mut this.incoming);
         // The body is polled before the connection: that is how hyper learns that bytes are wanted, and
         // only then reads them.
@@ -342,5 +363,34 @@ impl Body for ResponseBody<'_> {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::HeaderValue;
+
+    #[test]
+    fn transfer_coding_other_than_chunks_is_found() {
+        for (values, expected) in [
+            (&[] as &[&str], false),
+            (&["chunked"], false),
+            (&["Chunked", "chunked"], false),
+            (&["identity"], false),
+            (&["identity, chunked"], false),
+            (&["chunked,"], false),
+            (&["gzip, chunked"], true),
+            (&["gzip", "chunked"], true),
+            (&["chunked, gzip"], true),
+            (&["gzip"], true),
+            (&["x-chunked"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(value));
+            }
+            assert_eq!(has_other_coding(&headers), expected, "{values:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Maps hyper's errors to what a caller can rely on.
 
-use crate::http2;
+use crate::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX, http2};
 use protocol::{Code, Execution, Failure};
 use std::error::Error as _;
 use std::io::ErrorKind;
@@ -15,6 +15,9 @@ pub enum BodyError {
     /// The target ended its HTTP/2 stream before the response's end, without an error.
     #[error("response body dropped before end of stream")]
     Incomplete,
+    /// The body has a transfer coding in addition to its chunks.
+    #[error("response body has a transfer coding other than chunked")]
+    Coding,
 }
 
 /// Why a request got no response. Each holds the failure for the caller.
@@ -33,7 +36,7 @@ pub enum SendError {
     },
     /// The deadline passed before a response.
     TimedOut(Failure),
-    /// The response is not valid HTTP.
+    /// The response is not valid HTTP, or its head exceeds a limit.
     Protocol(Failure),
     /// The caller ended the exchange, or the request's own body failed.
     Ended(Failure),
@@ -44,7 +47,7 @@ impl SendError {
     pub(crate) fn of(error: &hyper::Error, reused: bool) -> Self {
         let failure = request_failure(error);
         match failure.code {
-            Code::TargetProtocol => Self::Protocol(failure),
+            Code::TargetProtocol | Code::ResponseTooLarge => Self::Protocol(failure),
             Code::TargetClosed => Self::ConnectionClosed { reused, failure },
             // The failure of the request's own body.
             _ => Self::Ended(failure),
@@ -86,9 +89,20 @@ impl From<BodyError> for Failure {
                 let detail = "the target ended its response before it was complete";
                 return Self::new(Code::TargetClosed, Execution::Executed, detail);
             }
+            BodyError::Coding => {
+                let detail = "the target's response has a transfer coding other than chunked, which the request did \
+                              not ask for (RFC 9112, 7.4); correct the target";
+                return Self::new(Code::TargetProtocol, Execution::Executed, detail);
+            }
         };
         if let Some(cause) = http2::cause(&error) {
             return of_http2(cause, Execution::Executed);
+        }
+        if let Some(part) = invalid_chunk(&error) {
+            let detail = format!(
+                "the chunks of the target's response are not valid ({part}; RFC 9112, 7.1); correct the target"
+            );
+            return Self::new(Code::TargetProtocol, Execution::Executed, detail);
         }
         let (code, detail) = match error.is_parse() {
             true => (
@@ -102,6 +116,35 @@ impl From<BodyError> for Failure {
         };
         Self::new(code, Execution::Executed, detail)
     }
+}
+
+/// Returns the part of a chunked body that is not valid, if that is why the body failed. hyper has no public kind for
+/// it: its cause is an I/O error with a fixed text, of a kind that a socket never reports.
+fn invalid_chunk(error: &hyper::Error) -> Option<&'static str> {
+    let cause = error.source()?.downcast_ref::<std::io::Error>()?;
+    // TLS reports its own errors as `InvalidData`, too.
+    let is_tls = cause
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>());
+    if is_tls
+        || !matches!(
+            cause.kind(),
+            ErrorKind::InvalidInput | ErrorKind::InvalidData
+        )
+    {
+        return None;
+    }
+    let text = cause.to_string();
+    let has = |part: &str| text.contains(part);
+    Some(if has("extension") {
+        "a chunk extension"
+    } else if has("chunk size") {
+        "a chunk size"
+    } else if has("chunk body") || has("chunk end") {
+        "the end of a chunk"
+    } else {
+        "the trailer fields"
+    })
 }
 
 /// Returns whether the connection was closed before any byte of a response arrived.
@@ -137,16 +180,26 @@ fn request_failure(error: &hyper::Error) -> Failure {
     if let Some(cause) = http2::cause(error) {
         return of_http2(cause, Execution::PossiblyExecuted);
     }
+    // The target responded, with more than is read of a head.
+    if error.is_parse_too_large() {
+        let why = head_too_large().with_remedy();
+        return Failure::new(Code::ResponseTooLarge, Execution::Executed, why);
+    }
     if error.is_parse() {
         return Failure::possibly_executed(
             Code::TargetProtocol,
             parse_failure(error).with_remedy(),
         );
     }
-    // With TLS 1.3, a target rejects a client certificate only after the handshake. The code stays: `target_tls`
-    // states that nothing was dispatched.
+    // The code is not `target_tls` after an alert: that states that nothing was dispatched.
+    Failure::possibly_executed(Code::TargetClosed, lost(error).with_remedy())
+}
+
+/// Returns why a connection ended before a response.
+fn lost(error: &hyper::Error) -> Diagnosis {
+    // With TLS 1.3, a server rejects a client certificate only after the handshake.
     if let Some(alert) = after_handshake(error) {
-        return Failure::possibly_executed(Code::TargetClosed, alert.with_remedy());
+        return alert;
     }
     let was_reset = runtime::shortage::io_error(error).is_some_and(|error| {
         matches!(
@@ -154,11 +207,10 @@ fn request_failure(error: &hyper::Error) -> Failure {
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
         )
     });
-    let why = Diagnosis::from(match was_reset {
-        true => Cause::ResetBeforeResponse,
-        false => Cause::ClosedBeforeResponse,
-    });
-    Failure::possibly_executed(Code::TargetClosed, why.with_remedy())
+    match was_reset {
+        true => Cause::ResetBeforeResponse.into(),
+        false => Cause::ClosedBeforeResponse.into(),
+    }
 }
 
 /// Returns whether a request was not sent because the target sent something first. HTTP servers do not; those of
@@ -175,16 +227,25 @@ pub(crate) fn not_http() -> Failure {
     Failure::not_dispatched(Code::TargetProtocol, why.with_remedy())
 }
 
-/// Returns why a request that was handed to a connection got no response.
-pub fn no_answer(error: &hyper::Error) -> String {
-    request_failure(error).detail
+/// Returns why a request to the relay, over HTTP/1.1, got no response.
+pub fn no_answer_of_relay(error: &hyper::Error) -> Diagnosis {
+    let why = match error {
+        error if error.is_parse_too_large() => head_too_large(),
+        error if error.is_parse() => parse_failure(error),
+        error => lost(error),
+    };
+    why.of_relay()
+}
+
+/// Returns the cause of a head that exceeds a limit. hyper does not tell which.
+fn head_too_large() -> Diagnosis {
+    let kib = HEAD_BUFFER_BYTES / 1024;
+    let limits = format!("at most {RESPONSE_HEADERS_MAX} fields and {kib} KiB");
+    Diagnosis::new(Cause::ResponseHeadTooLarge, limits)
 }
 
 /// Returns what is wrong with the head of a response. hyper has no public kind for it, and its text is fixed.
 fn parse_failure(error: &hyper::Error) -> Diagnosis {
-    if error.is_parse_too_large() {
-        return Cause::ResponseHeadTooLarge.into();
-    }
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let found = if error.is_parse_status() {

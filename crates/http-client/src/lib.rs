@@ -37,7 +37,7 @@ mod wire;
 pub use client::{Client, ClientOptions, PoolLimits};
 pub use client_cert::ClientCert;
 pub use connection::{Connection, ResponseBody, switched};
-pub use error::{BodyError, SendError, no_answer};
+pub use error::{BodyError, SendError, no_answer_of_relay};
 pub use execute::{Attempts, Executed, NoResponse, Outgoing, OwnRequest, Replay, RequestPlan};
 pub use pool::Reuse;
 pub use request_body::{Progress, RequestBody};
@@ -48,7 +48,7 @@ pub use spelling::spell;
 pub use stream::Stream;
 
 /// Most header fields of an HTTP/1.1 response. A response with more is rejected, as is a header section
-/// above [`HEAD_BUFFER_BYTES`].
+/// above [`HEAD_BUFFER_BYTES`]. hyper has room for 100 without an allocation; more would cost two for each response.
 const RESPONSE_HEADERS_MAX: usize = 100;
 
 /// Largest response header section, and the most that a connection buffers, in bytes.

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The exceptions. A name is listed as often as a message may have it.
+/// The exceptions, 100 lines at most: hyper reads no more. A name is listed as often as a message may have it.
 const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\
     SOAPAction: \r\nETag: \r\nTE: \r\nDNT: \r\nDAV: \r\nP3P: \r\n\
     WWW-Authenticate: \r\nWWW-Authenticate: \r\nWWW-Authenticate: \r\nWWW-Authenticate: \r\n\
@@ -29,7 +29,15 @@ const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\
     UA-CPU: \r\nX-UA-Compatible: \r\nX-XSS-Protection: \r\nX-DNS-Prefetch-Control: \r\n\
     X-Request-ID: \r\nX-Correlation-ID: \r\nX-XSRF-TOKEN: \r\nX-CSRF-Token: \r\n\
     X-HTTP-Method-Override: \r\nX-HTTP-Method: \r\nX-Original-URL: \r\nX-Rewrite-URL: \r\n\
-    X-Real-IP: \r\nX-ASPNET-Version: \r\nALM-API-KEY: \r\n\r\n";
+    X-Real-IP: \r\nX-AspNet-Version: \r\nALM-API-KEY: \r\n\
+    Last-Event-ID: \r\nDPoP: \r\nDPoP-Nonce: \r\nX-API-Key: \r\nX-WSSE: \r\nX-PJAX: \r\n\
+    CDN-Loop: \r\nCDN-Loop: \r\nTTL: \r\nIM: \r\nA-IM: \r\nOSLC-Core-Version: \r\n\
+    X-B3-TraceId: \r\nX-B3-SpanId: \r\nX-B3-ParentSpanId: \r\n\
+    X-IBM-Client-Id: \r\nX-IBM-Client-Secret: \r\nX-RequestDigest: \r\n\
+    X-GitHub-Event: \r\nX-GitHub-Delivery: \r\nX-GitHub-Hook-ID: \r\n\
+    X-GitHub-Hook-Installation-Target-ID: \r\nX-GitHub-Hook-Installation-Target-Type: \r\n\
+    X-GitHub-Api-Version: \r\nX-GitHub-Enterprise-Host: \r\nX-GitHub-Enterprise-Version: \r\n\
+    X-Gitlab-Event-UUID: \r\nX-Gitlab-Webhook-UUID: \r\n\r\n";
 
 struct Spellings {
     /// What hyper takes the exceptions from.
@@ -140,6 +148,14 @@ mod tests {
             "x-other-name",
             "sec-websocket-key",
             "cookie",
+            "last-event-id",
+            "dpop",
+            "x-api-key",
+            "x-github-hook-id",
+            "x-gitlab-event",
+            "oslc-core-version",
+            "x-b3-traceid",
+            "a-im",
         ];
         for name in names {
             request
@@ -174,10 +190,29 @@ mod tests {
             "X-Other-Name",
             "Sec-WebSocket-Key",
             "Cookie",
+            "Last-Event-ID",
+            "DPoP",
+            "X-API-Key",
+            "X-GitHub-Hook-ID",
+            "X-Gitlab-Event",
+            "OSLC-Core-Version",
+            "X-B3-TraceId",
+            "A-IM",
         ] {
             write!(expected, "{name}: 1\r\n").unwrap();
         }
         expected.push_str("WWW-Authenticate: a\r\nWWW-Authenticate: b\r\n\r\n");
         assert_eq!(head, expected);
+    }
+
+    #[test]
+    fn every_listed_name_is_read() {
+        let lines = std::str::from_utf8(RESPONSE).unwrap().lines().skip(1);
+        let names: Vec<&str> = lines.filter_map(|line| line.strip_suffix(": ")).collect();
+        let read = &SPELLINGS.as_ref().unwrap().names;
+        assert_eq!(read.len(), names.len());
+        for name in names {
+            assert!(read.contains_key(name), "{name}");
+        }
     }
 }

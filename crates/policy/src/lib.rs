@@ -52,4 +52,4 @@ pub use crate::rule::path_pattern::PathPattern;
 pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, Rule};
 pub use crate::target::host::{Host, HostError};
 pub use crate::target::path::path_ambiguity;
-pub use crate::target::{Scheme, Target, TargetError, URL_MAX_BYTES};
+pub use crate::target::{Scheme, Target, TargetError, URL_MAX_BYTES, is_too_long};

@@ -23,8 +23,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Longest URL: 32 KiB. Some servers accept request lines of 8 KiB only, others more; the filters of ALM's clients
-/// need it.
+/// Longest URL, counted before [`encode`]: 32 KiB. Some servers accept request lines of 8 KiB only, others more; the
+/// filters of ALM's clients need it.
 pub const URL_MAX_BYTES: usize = 32 * 1024;
 
 /// The scheme of a target.
@@ -103,6 +103,15 @@ impl Target {
         // A backslash ends the authority, as in browsers. It is an error later, and never part of a host.
         let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
         let (authority, path_and_query) = rest.split_at(authority_len);
+        // Only a path and a query are encoded: a host has its own form for such characters (`xn--`).
+        if let Some((at, byte)) = authority
+            .bytes()
+            .enumerate()
+            .find(|(_, byte)| !byte.is_ascii())
+        {
+            let offset = url.len() - rest.len() + at;
+            return Err(TargetError::Byte { offset, byte });
+        }
         // `http://allowed@evil/` is read differently by careless parsers; credentials belong into headers.
         if authority.contains('@') {
             return Err(TargetError::UserInfo);
@@ -155,7 +164,7 @@ impl Target {
         Self::of_origin(self.scheme, host, self.port, authority, path_and_query)
     }
 
-    /// Creates a target and its authority. `path_and_query` is visible ASCII.
+    /// Creates a target and its authority. `path_and_query` is visible ASCII, and characters that are encoded here.
     fn new(
         scheme: Scheme,
         host: Host,
@@ -170,7 +179,7 @@ impl Target {
         Self::of_origin(scheme, host, port, authority.into(), path_and_query.into())
     }
 
-    /// The last step of every constructor. `path_and_query` is visible ASCII.
+    /// The last step of every constructor. `path_and_query` is visible ASCII, and characters that are encoded here.
     fn of_origin(
         scheme: Scheme,
         host: Host,
@@ -192,7 +201,11 @@ impl Target {
             path_len = 1;
         }
         let origin = scheme.as_str().len() + "://".len() + authority.len();
-        let bytes = origin + path_and_query.len();
+        let bytes = match origin + path_and_query.len() {
+            bytes if bytes <= URL_MAX_BYTES => bytes,
+            // Rare, so that only a long URL is counted character by character.
+            _ => origin + encode::unencoded_len(&path_and_query),
+        };
         if let Some(encoded) = encode::path_and_query(&path_and_query) {
             path_and_query = encoded;
             path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
@@ -279,15 +292,22 @@ impl FromStr for Target {
     }
 }
 
-/// Checks the length, and that no byte would have to be encoded.
+/// Returns whether a URL, or its path and query, is longer than [`URL_MAX_BYTES`]. A character that this crate encodes
+/// counts without its encoding.
+pub fn is_too_long(text: &str) -> bool {
+    text.len() > URL_MAX_BYTES && encode::unencoded_len(text) > URL_MAX_BYTES
+}
+
+/// Checks the length, and that there is no blank or control character. Both are errors in every URL.
 fn check_bytes(text: &str) -> Result<(), TargetError> {
-    if text.len() > URL_MAX_BYTES {
-        return Err(TargetError::TooLong { bytes: text.len() });
+    if is_too_long(text) {
+        let bytes = encode::unencoded_len(text);
+        return Err(TargetError::TooLong { bytes });
     }
     match text
         .bytes()
         .enumerate()
-        .find(|(_, byte)| !byte.is_ascii_graphic())
+        .find(|(_, byte)| byte.is_ascii() && !byte.is_ascii_graphic())
     {
         Some((offset, byte)) => Err(TargetError::Byte { offset, byte }),
         None => Ok(()),

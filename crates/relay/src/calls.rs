@@ -26,7 +26,7 @@ use crate::recent_calls::{CallEnd, StartedCall};
 use crate::request_name::{REQUEST_ID, RequestName, id_header};
 use crate::routing;
 use crate::storage::audit::AuditEvent;
-use crate::storage::idempotency::CALL;
+use crate::storage::idempotency::{CALL, RequestDigest};
 use bytes::Bytes;
 use cancelled::CancelGuard;
 use http::header::{self, HeaderValue};
@@ -117,9 +117,8 @@ async fn admitted(
         crate::ingress::drain(incoming);
     }
     let text = text?;
-    let mut call = CallRequest::parse(&text, limits)?;
-    // Checked after the body is read, so that its caller gets the response.
-    call.join_idempotency_key(key?)?;
+    // The key is checked after the body is read, so that its caller gets the response.
+    let mut call = CallRequest::parse(&text, limits, key?)?;
     if let Some(trace) = trace {
         call.join_trace(&trace)?;
     }
@@ -136,18 +135,15 @@ async fn admitted(
         None => name.clone(),
     };
     call.label = name.label().map(str::to_owned);
-    let digest = match call.mode == Mode::Deliver || call.idempotency_key.is_some() {
-        true => Some(ring::digest::digest(&ring::digest::SHA256, &text)),
-        false => None,
-    };
+    let digest = call.digest.take();
     // From here on the parsed call uses the memory that was reserved for the text.
     drop(text);
-    if let (Mode::Deliver, Some(digest)) = (call.mode, &digest) {
+    if let (Mode::Deliver, Some(digest)) = (call.mode, digest.clone()) {
         // Until it is stored, an encrypted copy of the body is in memory as well.
         let bytes = memory.bytes() + call.body.len() as u64;
         memory.try_grow_to(bytes).map_err(NoMemory::failure)?;
         let id = name.id().to_owned();
-        return Box::pin(deliver(control, principal, call, id, digest.as_ref())).await;
+        return Box::pin(deliver(control, principal, call, id, digest)).await;
     }
     let key = call.idempotency_key.clone();
     let mut repeated = memory.sibling();
@@ -161,12 +157,12 @@ async fn admitted(
         let finished = execute(control, principal, call, &name).await;
         return Ok(finished.into_response(name.id()));
     };
-    let mut digest = digest.as_ref().to_vec();
-    if !principal.scope.given.is_all() {
+    let digest = match principal.scope.given.is_all() {
+        true => digest,
         // A narrowed key may be allowed less than the key that made the call. With the client id in the
         // digest it never gets the response of the other key.
-        digest.extend_from_slice(principal.client_id.as_bytes());
-    }
+        false => digest.of_client(&principal.client_id),
+    };
     let keyed = KeyedRequest {
         tenant: principal.tenant.clone(),
         client_id: principal.client_id.clone(),
@@ -278,7 +274,7 @@ async fn deliver(
     principal: &Principal,
     call: CallRequest,
     id: String,
-    digest: &[u8],
+    digest: RequestDigest,
 ) -> Result<Response<Body>, Problem> {
     let RequestTarget::Url(url) = call.head.target else {
         return Err(Problem::invalid("a call must have a URL"));
@@ -314,7 +310,7 @@ async fn deliver(
         bridge,
         at_least_once: call.at_least_once,
         idempotency_key: call.idempotency_key,
-        digest: digest.to_vec(),
+        digest,
         expires_in: call.expires_in,
     };
     let accepted = control
@@ -358,17 +354,18 @@ async fn execute(
         bytes: call.call.body.len(),
     };
     let progress = Arc::<Progress>::default();
+    let body_bytes = listed.bytes;
     let cancelled = CancelGuard {
         control,
         principal,
         name,
         host: listed.host.clone(),
         bridge: listed.bridge.clone(),
+        body_bytes,
         progress: progress.clone(),
         started,
-        is_armed: true,
+        listed: Some(control.recent_calls.begin(&principal.tenant, listed)),
     };
-    let listed = control.recent_calls.begin(&principal.tenant, listed);
     let executing = (started, &progress);
     let (target, executed) = calls::execute(&control.data, principal, call, name, executing).await;
     let calls::Executed {
@@ -376,17 +373,17 @@ async fn execute(
         bridge,
         mut memory,
     } = executed;
-    cancelled.disarm();
     let route = route_of(&result, bridge.as_deref());
-    listed.end(&CallEnd {
+    cancelled.disarm(&CallEnd {
         result: result
             .as_ref()
             .map(|(document, _)| calls::status_of(document)),
         route,
         bridge: bridge.as_deref(),
     });
+    let sent = (&target, body_bytes);
     let ended = (&result, bridge.unwrap_or_default(), route);
-    record(control, principal, name, &target, ended, started).await;
+    record(control, principal, name, sent, ended, started).await;
     let outcome = match result {
         Ok((document, body)) => CallOutcome {
             status: 200,
@@ -414,14 +411,29 @@ async fn execute(
 fn route_of(result: &Result<Collected, Failure>, bridge: Option<&str>) -> &'static str {
     match (result, bridge) {
         (Ok((document, _)), _) if document["route"] == "direct" => "direct",
-        (Ok(_), _) | (Err(_), Some(_)) => "bridge",
-        (Err(failure), None) => match failure.execution {
-            Execution::NotSent => "none",
-            // Without a bridge, it was the relay that sent it.
-            Execution::NotDispatched | Execution::PossiblyExecuted | Execution::Executed => {
-                "direct"
-            }
-        },
+        (Ok(_), _) => "bridge",
+        (Err(failure), bridge) => route_of_failure(failure, bridge),
+    }
+}
+
+/// Returns the route that a call took which got no response.
+fn route_of_failure(failure: &Failure, bridge: Option<&str>) -> &'static str {
+    match (bridge, failure.execution) {
+        (Some(_), _) => "bridge",
+        (None, Execution::NotSent) => "none",
+        // Without a bridge, it was the relay that sent it.
+        (None, Execution::NotDispatched | Execution::PossiblyExecuted | Execution::Executed) => {
+            "direct"
+        }
+    }
+}
+
+/// Returns how many bytes of a request's body went to the target, as far as the relay knows: none of a request that was
+/// not dispatched, else all.
+fn sent_bytes(execution: Execution, body_bytes: usize) -> u64 {
+    match execution.is_safe_to_repeat() {
+        true => 0,
+        false => body_bytes as u64,
     }
 }
 
@@ -431,7 +443,7 @@ async fn record(
     control: &ControlPlane,
     principal: &Principal,
     name: &RequestName,
-    target: &Target,
+    (target, body_bytes): (&Target, usize),
     (result, bridge, route): (&Result<Collected, Failure>, Arc<str>, &'static str),
     started: Instant,
 ) {
@@ -454,6 +466,7 @@ async fn record(
         bridge,
         result: code,
         execution: execution.as_str(),
+        bytes_up: sent_bytes(execution, body_bytes),
         bytes_down: down as u64,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         count: 1,

@@ -8,7 +8,9 @@ mod concurrency;
 mod memory;
 mod reservation;
 
-pub(crate) use collect::{BodyLimits, Unread, collect_body, collect_response};
+pub(crate) use collect::{
+    BodyLimits, MISFRAMED, Unread, collect_body, collect_response, is_misframed,
+};
 pub(crate) use concurrency::{Capacity, ExchangePermit, Exchanges};
 pub(crate) use memory::KeyMemory;
 #[cfg(test)]

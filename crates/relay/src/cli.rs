@@ -51,6 +51,20 @@ enum CliError {
     Control(#[from] control::ControlError),
     #[error("the output cannot be written: {0}")]
     Output(std::io::Error),
+    #[error(
+        "standard output is closed or /dev/null, and the secret of the key is shown there alone: nothing was changed; \
+         run the command with an output that you keep"
+    )]
+    Discarded,
+    #[error(
+        "the output cannot be written ({why}), so the secret of the key {client_id} was not shown: {outcome}",
+        why = runtime::shortage::in_words(.error)
+    )]
+    Unshown {
+        client_id: String,
+        outcome: String,
+        error: std::io::Error,
+    },
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
     #[error("{path} names what cannot be used: see above ({errors})", path = .path.display(), errors = runtime::output::counted(*.count, "error"))]
@@ -68,6 +82,8 @@ enum CliError {
     Backup(String),
     #[error("{0}")]
     Environment(String),
+    #[error("{0}")]
+    Collision(String),
     #[error("{} missing in the audit record", runtime::output::counted(*.0, "row"))]
     AuditLost(i64),
     #[error("the audit record is not valid: {0}")]

@@ -10,6 +10,7 @@
 mod deliveries;
 mod direct;
 mod endpoints;
+mod files;
 mod hop_headers;
 mod limits;
 mod listen;

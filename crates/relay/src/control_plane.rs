@@ -122,7 +122,7 @@ impl ControlPlane {
             Denied::Request => self.metrics.request_denied(code),
             Denied::Pairing => self.metrics.pairing(code),
             // Counted with all refused tunnels.
-            Denied::Tunnel | Denied::Call => {}
+            Denied::Tunnel | Denied::Call | Denied::Delivery => {}
         }
         let label = |id: &str| self.directory.tenant_label(id);
         let denials = &self.audit.denials;

@@ -47,6 +47,7 @@ use crate::config;
 use crate::problem::Problem;
 use crate::registry::{TunnelEntry, TunnelOwner};
 use crate::storage::calls::{Accepted, DirectClass, ExpiresIn, NewCall, Via, Write, Written};
+use crate::storage::idempotency::RequestDigest;
 use crate::storage::{Batch, Storage, StoreError, WriteError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
@@ -98,7 +99,7 @@ pub(crate) struct SubmittedCall {
     /// The caller's idempotency key.
     pub idempotency_key: Option<String>,
     /// Hash of the request, which a repeated request must match.
-    pub digest: Vec<u8>,
+    pub digest: RequestDigest,
     /// Seconds until the call expires; zero for never. `None`: by the tenant's setting or the config.
     pub expires_in: Option<u32>,
 }

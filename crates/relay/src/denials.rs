@@ -47,6 +47,8 @@ pub(crate) enum Denied {
     Tunnel,
     /// A call of which nothing left the relay or the bridge, beyond those with rows of their own.
     Call,
+    /// The same of a delivery: an attempt, or its expiry.
+    Delivery,
 }
 
 impl Denied {
@@ -56,6 +58,7 @@ impl Denied {
             Self::Pairing => "bridge.pair",
             Self::Tunnel => "tunnel.denied",
             Self::Call => "call",
+            Self::Delivery => "delivery",
         }
     }
 }
@@ -184,10 +187,10 @@ impl Denials {
         self.lock().add(kind, 1);
     }
 
-    /// Adds a call of which nothing was sent to the sums, without a log line.
-    pub(crate) fn count_call(&self, code: &'static str, client: DeniedClient) {
+    /// Adds a call or a delivery of which nothing was sent to the sums, without a log line.
+    pub(crate) fn count_unsent(&self, denied: Denied, code: &'static str, client: DeniedClient) {
         let kind = Kind {
-            denied: Denied::Call,
+            denied,
             code,
             client,
             address: None,
@@ -281,9 +284,11 @@ fn audit_event(kind: Kind, count: u64) -> AuditEvent {
         false => kind.client.tenant,
     };
     // Only an authenticated key is an actor; a client id alone proves nothing.
-    let actor = match kind.client.is_proved {
-        true => kind.client.object.clone(),
-        false => "unknown".into(),
+    let actor = match (kind.client.is_proved, kind.denied) {
+        // As in the row of one attempt: the relay makes it, long after the request of the key.
+        (_, Denied::Delivery) => "relay".into(),
+        (true, _) => kind.client.object.clone(),
+        (false, _) => "unknown".into(),
     };
     AuditEvent {
         tenant,
@@ -294,7 +299,7 @@ fn audit_event(kind: Kind, count: u64) -> AuditEvent {
         count,
         detail: match kind.address {
             Some(address) => json!({"address": address.to_string()}).to_string(),
-            None if kind.denied == Denied::Call => String::new(),
+            None if matches!(kind.denied, Denied::Call | Denied::Delivery) => String::new(),
             None => json!({"addresses": "several"}).to_string(),
         },
         ..AuditEvent::default()

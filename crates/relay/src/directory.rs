@@ -29,7 +29,7 @@ use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
 use lookup_limiter::LookupLimiter;
 use protocol::session::EndReason;
-use protocol::{Code, Failure};
+use protocol::{Code, Execution, Failure};
 use state::State;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -383,9 +383,17 @@ impl Directory {
         found.map_or_else(Arc::default, |entry| entry.direct_urls.clone())
     }
 
-    /// Returns whether a caller's key is still valid and its tenant active.
-    pub(crate) fn principal_may_stay(&self, principal: &Principal) -> bool {
-        !self.is_stale() && self.state().principal_may_stay(principal)
+    /// Checks that a request may go on: its caller's key is still valid, and its tenant active.
+    ///
+    /// # Errors
+    /// `unauthorized` for a key that was revoked or has expired; `tenant_suspended`; `directory_stale`. How far the
+    /// request came is not known here.
+    pub(crate) fn check_principal(&self, principal: &Principal) -> Result<(), Failure> {
+        self.check_fresh().map_err(|stale| Failure {
+            execution: Execution::PossiblyExecuted,
+            ..stale
+        })?;
+        self.state().check_principal(principal)
     }
 
     /// Returns the bridge that a HELLO claims to be: its owner, the key (32 bytes) that must have signed,
@@ -443,8 +451,8 @@ impl Directory {
 }
 
 impl Identities for Directory {
-    fn principal_may_stay(&self, principal: &Principal) -> bool {
-        Self::principal_may_stay(self, principal)
+    fn check_principal(&self, principal: &Principal) -> Result<(), Failure> {
+        Self::check_principal(self, principal)
     }
 
     fn is_active(&self, tenant: &str) -> bool {

@@ -25,7 +25,7 @@ pub(crate) use response::StoredResponse;
 use crate::body::Body;
 use crate::problem::Problem;
 use crate::serving::Serving;
-use crate::storage::idempotency::KeyUsage;
+use crate::storage::idempotency::{KeyUsage, RequestDigest};
 use crate::storage::{Batch, Storage, StorageError};
 use crate::vault::Vault;
 use attempt::Attempt;
@@ -64,7 +64,7 @@ pub(crate) struct KeyedRequest {
     /// The caller's key.
     pub key: String,
     /// Hash of the request.
-    pub digest: Vec<u8>,
+    pub digest: RequestDigest,
 }
 
 /// A request that was executed.
@@ -87,7 +87,7 @@ type Outcome = Result<StoredResponse, Failure>;
 /// A request that this process executes, or whose outcome only this process knows.
 #[derive(Debug)]
 struct Entry {
-    digest: Vec<u8>,
+    digest: RequestDigest,
     outcome: watch::Receiver<Option<Outcome>>,
     /// Since when an outcome is here that the database did not accept.
     unstored_since: Option<Instant>,
@@ -188,7 +188,7 @@ impl IdempotencyCache {
         let mut entries = self.lock();
         let name = name_of(request);
         if let Some(entry) = entries.in_flight.get(&name) {
-            if entry.digest != request.digest {
+            if !request.digest.is_of(entry.digest.stored()) {
                 return Err(key_of_other_request());
             }
             let outcome = entry.outcome.borrow().clone();
@@ -331,7 +331,7 @@ mod tests {
             client_id: client.into(),
             operation: "call",
             key: key.to_owned(),
-            digest: vec![1],
+            digest: vec![1_u8].into(),
         }
     }
 
@@ -346,7 +346,7 @@ mod tests {
             Ok(Claim::InFlight(_))
         ));
         let other = KeyedRequest {
-            digest: vec![2],
+            digest: vec![2_u8].into(),
             ..request("t", "c", "k")
         };
         let conflict = cache.claim(&other).err().unwrap();

@@ -13,6 +13,7 @@ use crate::ownership::Conflict;
 use crate::registry::{Installation, TunnelOwner};
 use crate::routing::{self, RouteDecision, StoredRoute};
 use crate::storage::audit::AuditEvent;
+use crate::storage::idempotency::RequestDigest;
 use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::SITE;
 use crate::storage::{StorageError, now};
@@ -388,7 +389,7 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
         at_least_once: true,
         // A second submission of the same notice returns the first call.
         idempotency_key: Some(notice.id.clone()),
-        digest: Vec::new(),
+        digest: RequestDigest::default(),
         expires_in: None,
     };
     if let Err(problem) = state.deliveries.accept(&tenant, "relay", call).await {

@@ -3,6 +3,9 @@
 use protocol::Execution;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The reason of a call whose caller left, in every list, log line and row.
+pub(crate) const CALLER_LEFT: &str = "the caller closed its connection before the response";
+
 /// The progress of one request. The exchange writes it, also when its future is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Progress(Mutex<State>);

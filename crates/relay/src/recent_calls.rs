@@ -6,6 +6,7 @@
 //! Bounded by number and by age (`calls.recent_max`, `calls.recent_keep`). When it is full, the tenant with more than
 //! its share loses its oldest call, so one tenant cannot push out the calls of another.
 
+use crate::progress::CALLER_LEFT;
 use crate::storage::calls::{CallAttemptRow, CallFilter, CallState, CallSummary};
 use crate::storage::now_ms;
 use protocol::{Code, Execution, Failure};
@@ -70,7 +71,7 @@ pub(crate) struct RecentCall {
     pub attempt: Option<CallAttemptRow>,
 }
 
-/// A call in progress. If it is dropped before its end is recorded, its caller has cancelled it.
+/// A call in progress. If it is dropped before its end is recorded, its caller has left.
 #[derive(Debug)]
 pub(crate) struct RecentGuard {
     calls: Arc<RecentCalls>,
@@ -259,8 +260,7 @@ impl Drop for RecentGuard {
         if self.is_recorded {
             return;
         }
-        let detail = "its caller cancelled it";
-        let failure = Failure::possibly_executed(Code::Cancelled, detail);
+        let failure = Failure::possibly_executed(Code::Cancelled, CALLER_LEFT);
         self.record(&CallEnd {
             result: Err(&failure),
             route: "none",
@@ -359,6 +359,8 @@ mod tests {
         assert_eq!(state("c1"), CallState::Attempting);
         drop(running);
         assert_eq!(state("c1"), CallState::Cancelled);
+        let left = calls.find("a", "c1").unwrap();
+        assert_eq!(left.summary.detail.as_deref(), Some(CALLER_LEFT));
         ended(&calls, "a", "c2", Ok(204));
         ended(&calls, "a", "c3", Ok(500));
         let refused = Failure::not_dispatched(Code::RefusedByPolicy, "no rule");

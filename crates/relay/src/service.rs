@@ -17,7 +17,7 @@ use crate::access::{Permission, Principal};
 use crate::api;
 use crate::body::{self, Body};
 use crate::calls;
-use crate::connection::bare_lf_guard::ASTERISK_PATH;
+use crate::connection::bare_lf_guard::{ASTERISK_PATH, FRAGMENT_MARK};
 use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::ingress::failure_log::LoggedRequest;
@@ -31,10 +31,11 @@ use crate::tunnel::upgrade;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use policy::TargetError;
 use protocol::Code;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,9 +63,17 @@ impl RequestHandler for Service {
     ) -> Response<ResponseBody> {
         let version = request.version();
         let is_http2 = version == Version::HTTP_2;
-        let response = self.handle(connection, request).await;
-        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
-            connection.ends_response();
+        let mut response = self.handle(connection, request).await;
+        if version == Version::HTTP_10 {
+            let is_unbounded = response.body().size_hint().exact().is_none();
+            if is_unbounded {
+                connection.ends_response();
+            }
+            // The end of the connection follows this response, so hyper must not announce that it is kept (RFC 9112,
+            // 9.3). It does so unless the response itself is HTTP/1.0.
+            if is_unbounded || response.headers().contains_key(header::CONNECTION) {
+                *response.version_mut() = Version::HTTP_10;
+            }
         }
         response.map(|body| ResponseBody::new(body, connection, progress, is_http2))
     }
@@ -140,7 +149,9 @@ impl Service {
                 format!("the header section is longer than {max} (limits.header_bytes_max)");
             return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
         }
+        check_target(request.uri())?;
         check_host(request)?;
+        check_transfer_coding(request)?;
         check_expectation(request)?;
         if connection.arrived == ListenerKind::Proxy {
             control.serving.check().await?;
@@ -463,7 +474,67 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
         let detail = format!("the request has {hosts} Host fields; it must have exactly one");
         return Err(Problem::invalid(detail).closing());
     }
+    // HTTP/1.0 has no such field, so its value means nothing there.
+    if request.version() != Version::HTTP_10
+        && let Some(host) = request.headers().get(header::HOST)
+    {
+        let host = host.as_bytes();
+        if !host.iter().copied().all(is_host_byte) {
+            let detail = "the Host field is not a host and a port (RFC 9112, 3.2)";
+            return Err(Problem::invalid(detail).closing());
+        }
+        if host.is_empty() && request.uri().authority().is_some() {
+            let detail =
+                "the Host field is empty, and the request's target has a host (RFC 9112, 3.2)";
+            return Err(Problem::invalid(detail).closing());
+        }
+    }
     Ok(())
+}
+
+/// Returns whether a host or port may have this byte (RFC 3986, 3.2.2).
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(&byte)
+}
+
+/// Checks that the request's target had no fragment, which `http` has removed from it. The rest is another target than
+/// the one that the caller wrote.
+fn check_target(uri: &Uri) -> Result<(), Problem> {
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    match target.ends_with(FRAGMENT_MARK) {
+        true => Err(Problem::invalid(TargetError::Fragment.to_string())),
+        false => Ok(()),
+    }
+}
+
+/// Checks that a body has no transfer coding but chunked (RFC 9112, 6.1). hyper decodes no other one, and the target
+/// would get the coded bytes without the field that says so.
+fn check_transfer_coding(request: &Request<Incoming>) -> Result<(), Problem> {
+    let is_chunked = request.version() == Version::HTTP_11
+        && !request.body().is_end_stream()
+        && request.body().size_hint().exact().is_none();
+    if !is_chunked {
+        return Ok(());
+    }
+    let values = request.headers().get_all(header::TRANSFER_ENCODING);
+    let codings = values.iter().flat_map(|value| {
+        let codings = value.as_bytes().split(|byte| *byte == b',');
+        codings.map(<[u8]>::trim_ascii)
+    });
+    let mut chunked = 0;
+    for coding in codings.filter(|coding| !coding.is_empty()) {
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            let detail =
+                "Transfer-Encoding has another coding than chunked, which is not supported";
+            let problem = Problem::invalid(detail).with_status(StatusCode::NOT_IMPLEMENTED);
+            return Err(problem.closing());
+        }
+        chunked += 1;
+    }
+    match chunked {
+        0 | 1 => Ok(()),
+        _ => Err(Problem::invalid("Transfer-Encoding has chunked twice").closing()),
+    }
 }
 
 /// Checks that the caller expects nothing but `100-continue`.
@@ -550,6 +621,30 @@ fn typed(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_has_only_characters_of_a_host() {
+        let is_host = |host: &str| host.bytes().all(is_host_byte);
+        for host in ["", "a.example:80", "[::1]:8443", "a_b-c.d", "10.0.0.1"] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in ["a b", "a/b", "a@b", "a\tb", "b\u{fc}cher", "a?b", "a\\b"] {
+            assert!(!is_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn target_with_a_fragment_is_rejected() {
+        for (target, is_valid) in [
+            ("/v1/calls?a=1", true),
+            ("/v1/calls?a=1\u{fdd0}#b", false),
+            ("http://h/\u{fdd0}#b", false),
+            ("h:1", true),
+        ] {
+            let uri: Uri = target.parse().unwrap();
+            assert_eq!(check_target(&uri).is_ok(), is_valid, "{target}");
+        }
+    }
 
     #[test]
     fn problem_of_an_upgrade_closes_the_connection() {

@@ -30,7 +30,7 @@ pub use units::{
     BoundedInt, ByteSize, ConfigDuration, DataPath, FilePath, Interval, Timeout, UnitError,
     as_text, at_least_one, longer_than_zero, optional_path, text,
 };
-pub use words::PROGRAM_SECTIONS;
+pub use words::{PROGRAM_SECTIONS, closest};
 
 use crate::value::{self, ValueError};
 use environment::Set;
@@ -196,6 +196,11 @@ fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     if metadata.is_dir() {
         return Err(std::io::Error::other("it is a directory, not a file"));
     }
+    // The open of a named pipe waits until a program writes to it, perhaps for ever. A shell has opened what it names
+    // with `<(...)`, so that works.
+    if !metadata.is_file() && !is_descriptor(path) {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
     if metadata.len() > FILE_MAX_BYTES {
         let limit = FILE_MAX_BYTES >> 20;
         return Err(std::io::Error::other(format!(
@@ -203,6 +208,11 @@ fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
         )));
     }
     std::fs::read(path)
+}
+
+/// Returns whether a path names an open file or a device, such as `/dev/stdin` and `/dev/fd/63`.
+fn is_descriptor(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
 }
 
 fn not_a_text(path: &Path, error: &ValueError) -> ConfigError {

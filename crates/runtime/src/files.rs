@@ -224,11 +224,11 @@ pub use privacy::{Kind, Privacy, make_private, privacy};
 #[cfg(not(unix))]
 use other::inode_of;
 #[cfg(not(unix))]
-pub use other::open_append;
+pub use other::{open_append, open_given};
 #[cfg(unix)]
 use unix::inode_of;
 #[cfg(unix)]
-pub use unix::open_append;
+pub use unix::{open_append, open_given};
 
 #[cfg(all(test, unix))]
 mod tests;

@@ -1,8 +1,8 @@
 //! What `config check` finds in the files and directories that a config names. Nothing is created or changed.
 
-use crate::files::{Kind, Privacy, privacy};
+use crate::files::{Kind, Privacy, open_given, privacy};
 use crate::pem;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -109,7 +109,7 @@ impl Findings {
 
     /// Warns of a secret file that all users may read, or change. Access by a group may be meant.
     pub fn secret(&mut self, key: &str, path: &Path) {
-        let Ok(found) = File::open(path).and_then(|file| privacy(&file, Kind::Given)) else {
+        let Ok(found) = open_given(path).and_then(|file| privacy(&file, Kind::Given)) else {
             return;
         };
         if let Privacy::Tightened { was: mode } | Privacy::Open { mode } = found
@@ -125,7 +125,7 @@ impl Findings {
 
     /// Checks who may read a secret file or directory.
     pub fn private(&mut self, key: &str, path: &Path, kind: Kind) {
-        let Ok(found) = File::open(path).and_then(|file| privacy(&file, kind)) else {
+        let Ok(found) = open_given(path).and_then(|file| privacy(&file, kind)) else {
             // Whether it can be read at all is found by its reader.
             return;
         };

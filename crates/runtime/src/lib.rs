@@ -22,6 +22,7 @@
 //! time      instants as RFC 3339
 //! userinfo  user and password in a URL, checked before anything shows the URL
 //! value     what an administrator supplies in a variable, a file or at a prompt: which forms are taken
+//! written   files that a config names and the program writes: none may be another file of the program
 //! ```
 
 #![cfg_attr(
@@ -50,3 +51,4 @@ pub mod testing;
 pub mod time;
 pub mod userinfo;
 pub mod value;
+pub mod written;

@@ -36,6 +36,28 @@ pub fn is_lost() -> bool {
     IS_LOST.load(Ordering::Relaxed)
 }
 
+/// Whether standard output leads nowhere, although writing to it succeeds: it is `/dev/null`. A program that is started
+/// with a closed output gets that as well, from the runtime of the language.
+#[cfg(unix)]
+pub fn is_discarded() -> bool {
+    use std::fs::{File, metadata};
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let own = io::stdout().as_fd().try_clone_to_owned();
+    let own = own.and_then(|own| File::from(own).metadata());
+    match (own, metadata("/dev/null")) {
+        (Ok(own), Ok(null)) => own.file_type().is_char_device() && own.rdev() == null.rdev(),
+        // What it is shows when something is written.
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+/// Whether standard output leads nowhere; not known on this system.
+#[cfg(not(unix))]
+pub fn is_discarded() -> bool {
+    false
+}
+
 /// Prints a warning to standard error, if that is possible.
 pub fn warn(line: &str) {
     let _ = writeln!(io::stderr(), "warning: {}", escape(line));

@@ -151,7 +151,7 @@ pub fn private_key_in(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
                 keys.push(der);
                 continue;
             }
-            Form::Named(what, _) => what.to_owned(),
+            Form::Named(what, _) => der::instead_of_key(what).to_owned(),
             Form::BrokenOther(why) => format!("holds a private key that {why}"),
             Form::Certificate(_) | Form::Broken(_) => {
                 told.get_or_insert_with(|| {
@@ -205,7 +205,7 @@ pub fn public_key_in(bytes: &[u8]) -> Result<Vec<u8>, String> {
                         .to_owned(),
                 );
             }
-            Form::Named(what, _) => told = Some(what.to_owned()),
+            Form::Named(what, _) => told = Some(der::instead_of_public_key(what).to_owned()),
             Form::BrokenOther(why) => told = Some(format!("holds a public key that {why}")),
             Form::Ignored => {}
         }

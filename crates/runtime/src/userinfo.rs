@@ -19,6 +19,9 @@ pub enum UserinfoError {
         "has a % in its user or password that begins no percent-encoded character: write %25 for %"
     )]
     Percent,
+    /// `:` or `/` is missing after the scheme, as in `http:/host` and `http//host`.
+    #[error("has no :// after its scheme: write scheme://user:password@host:port")]
+    Separator,
     /// What stands where the port should be is no number, as with `user:password` without a host.
     #[error("has no host, or a port that is not a number: write scheme://user:password@host:port")]
     Port,
@@ -29,6 +32,9 @@ pub enum UserinfoError {
 /// # Errors
 /// [`UserinfoError`], whose text follows a word for the URL.
 pub fn check(url: &str) -> Result<(), UserinfoError> {
+    if is_separator_incomplete(url) {
+        return Err(UserinfoError::Separator);
+    }
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(end);
@@ -55,6 +61,17 @@ pub fn check(url: &str) -> Result<(), UserinfoError> {
         true => Ok(()),
         false => Err(UserinfoError::Port),
     }
+}
+
+/// Whether one of the usual schemes is followed by a part of `://`. What follows would be read as a user or a path.
+fn is_separator_incomplete(url: &str) -> bool {
+    let end = url.find([':', '/']).unwrap_or(url.len());
+    let (scheme, rest) = url.split_at(end);
+    let is_scheme = ["http", "https", "postgres", "postgresql"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
+    let is_part = rest.starts_with('/') || (rest.starts_with(":/") && !rest.starts_with("://"));
+    is_scheme && is_part
 }
 
 fn check_userinfo(userinfo: &str) -> Result<(), UserinfoError> {
@@ -107,6 +124,21 @@ mod tests {
             check("postgres://relay:s3cret/relay"),
             Err(UserinfoError::Port)
         );
+    }
+
+    #[test]
+    fn incomplete_separator_is_named() {
+        for url in [
+            "http:/me:s3cret@proxy.example:3128",
+            "http//me:s3cret@proxy.example:3128",
+            "HTTP/me:s3cret@proxy.example:3128",
+            "postgres:/relay:s3cret@db.example/relay",
+        ] {
+            assert_eq!(check(url), Err(UserinfoError::Separator), "{url}");
+        }
+        for url in ["http://http/x", "http:3128", "https", "httpx:/a"] {
+            assert_ne!(check(url), Err(UserinfoError::Separator), "{url}");
+        }
     }
 
     #[test]

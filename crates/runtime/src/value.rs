@@ -17,6 +17,8 @@ use std::fmt;
 pub enum Form {
     /// A setting of one line: a URL, a name, a path, a duration.
     Setting,
+    /// A list whose entries may be separated by blanks, tabs and line breaks.
+    List,
     /// A list or table in TOML, which may have several lines.
     Toml,
     /// A client id, client secret or token: visible characters without blanks.
@@ -127,8 +129,8 @@ pub fn decode(bytes: &[u8]) -> Result<String, ValueError> {
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
-        // Half of the bytes of Latin text in UTF-16 are zero. They are valid UTF-8, and in no text.
-        Ok(_) if bytes.iter().take(64).any(|byte| *byte == 0) => Err(ValueError::WideText),
+        // They are valid UTF-8, and in no text.
+        Ok(_) if is_wide(bytes) => Err(ValueError::WideText),
         Ok(text) => Ok(text.to_owned()),
         Err(error) => {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
@@ -136,6 +138,14 @@ pub fn decode(bytes: &[u8]) -> Result<String, ValueError> {
             Err(ValueError::NotUtf8 { line: 1 + breaks })
         }
     }
+}
+
+/// Whether a text is probably UTF-16 or UTF-32: half of the bytes of Latin text, or more, are then zero. A single null
+/// character has another origin.
+fn is_wide(bytes: &[u8]) -> bool {
+    let begin = bytes.get(..64).unwrap_or(bytes);
+    let zeros = begin.iter().filter(|byte| **byte == 0).count();
+    zeros > 0 && zeros * 5 >= begin.len() * 2
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, ValueError> {
@@ -161,11 +171,11 @@ pub fn read(form: Form, bytes: &[u8]) -> Result<String, ValueError> {
         // Its blanks are its own. A line break is what the editor added.
         Form::Password => text.trim_end_matches(is_break),
         Form::Lines => return Ok(text),
-        Form::Setting | Form::Toml | Form::Key => {
+        Form::Setting | Form::List | Form::Toml | Form::Key => {
             text.trim_matches(|c: char| c == ' ' || is_invisible(c))
         }
     };
-    if text.contains(is_break) && form != Form::Toml {
+    if text.contains(is_break) && !matches!(form, Form::List | Form::Toml) {
         return Err(ValueError::LineBreak);
     }
     match form {
@@ -177,6 +187,14 @@ pub fn read(form: Form, bytes: &[u8]) -> Result<String, ValueError> {
             if form == Form::Key && text.contains(' ') {
                 return Err(ValueError::Blank);
             }
+        }
+        Form::List => {
+            let is_separator = |c: char| matches!(c, '\t' | '\r' | '\n');
+            let mut chars = text.chars();
+            if let Some(c) = chars.find(|c| is_invisible(*c) && !is_separator(*c)) {
+                return Err(ValueError::Invisible(c));
+            }
+            check_quotes(text)?;
         }
         Form::Password => {
             if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
@@ -302,7 +320,21 @@ mod tests {
             ],
         ),
         (
-            "a null or control character inside",
+            "a null character at the end",
+            b"ibs_x\0",
+            ["taken", "taken", "null character (U+0000)"],
+        ),
+        (
+            "a null character inside",
+            b"ibs\0_x",
+            [
+                "null character (U+0000)",
+                "null character (U+0000)",
+                "null character (U+0000)",
+            ],
+        ),
+        (
+            "a control character inside",
             b"ibs\x01_x",
             [
                 "control character (U+0001)",
@@ -376,6 +408,20 @@ mod tests {
             .skip(2)
             .collect();
         assert_eq!(listed, rows, "the table should be\n{}", rows.join("\n"));
+    }
+
+    #[test]
+    fn tab_and_line_break_separate_entries_of_a_list() {
+        let read_list = |text: &str| read(Form::List, text.as_bytes());
+        let list = read_list(" a.example\tb.example,\r\n10.0.0.0/8\n").unwrap();
+        assert_eq!(list, "a.example\tb.example,\r\n10.0.0.0/8");
+        assert_eq!(
+            read(Form::Setting, b"a\tb"),
+            Err(ValueError::Invisible('\t'))
+        );
+        let hidden = read_list("a\u{a0}b");
+        assert_eq!(hidden, Err(ValueError::Invisible('\u{a0}')));
+        assert_eq!(read_list("\"a\tb\""), Err(ValueError::Quotes));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Database {
             // The message does not quote the value, which may contain a password.
             _ => Err(
                 "is not a database URL: write \"sqlite://relay.db\" for a path relative to \
-                 this file, \"sqlite:///var/lib/PROGRAM/relay.db\", or \
+                 the config file, \"sqlite:///var/lib/PROGRAM/relay.db\", or \
                  \"postgres://user@host/database\""
                     .into(),
             ),

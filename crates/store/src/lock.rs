@@ -52,6 +52,7 @@ pub fn lock_existing(database: &Database) -> Result<ServingLock, StoreError> {
         });
     };
     let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
+    sqlite::require_file(path)?;
     let is_held =
         || unusable("another process serves from this database: stop that relay first".to_owned());
     let failed = |error: io::Error| unusable(format!("cannot lock it: {error}"));
@@ -122,6 +123,7 @@ pub fn check_name(database: &Database) -> Result<(), StoreError> {
     let Database::Sqlite(path) = database else {
         return Ok(());
     };
+    sqlite::require_file(path)?;
     for attempt in 1.. {
         // Closing the file drops no lock of SQLite: this process has not opened the database yet.
         let is_served = cfg!(unix)

@@ -46,6 +46,7 @@ pub async fn read_number(
     let unusable = |detail: &str| StoreError::Unusable(format!("{database}: {detail}"));
     let url = match database {
         Database::Sqlite(path) => {
+            file::require_file(path)?;
             file::url_to_read(path).ok_or_else(|| unusable("its path is not UTF-8"))?
         }
         Database::Postgres(url) => url.reveal().to_owned(),
@@ -56,6 +57,9 @@ pub async fn read_number(
 
 /// By its first bytes: the library would create the index of the write-ahead log.
 fn sqlite(path: &Path) -> Result<Probe, String> {
+    if file::is_special(path) {
+        return Err(file::NOT_A_FILE.to_owned());
+    }
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Probe::Absent),
@@ -102,5 +106,27 @@ mod tests {
         std::fs::write(&path, "a letter").unwrap();
         let error = probe().await.unwrap_err().to_string();
         assert!(error.contains("not a SQLite database"), "{error}");
+    }
+
+    /// The open of a pipe waits for a program that writes to it.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn pipe_in_place_of_a_database_is_rejected() {
+        let dir = TempDir::new("probe-pipe");
+        let path = dir.join("relay.db");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let database = Database::Sqlite(path.clone());
+        let errors = [
+            probe(&database).await.unwrap_err(),
+            read_number(&database, "SELECT 1", None).await.unwrap_err(),
+            crate::lock(&database).map(drop).unwrap_err(),
+            crate::lock_existing(&database).map(drop).unwrap_err(),
+            crate::check_name(&database).unwrap_err(),
+        ];
+        for error in errors {
+            let expected = format!("{}: is not a regular file", path.display());
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
     }
 }

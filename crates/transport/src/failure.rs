@@ -12,18 +12,22 @@
 //! words    the text of each cause            network   names and TCP
 //! tls      a handshake with a server         chain     what is wrong with a certificate chain
 //! observer records a handshake               client    handshakes that clients of a server fail
+//! redirect a redirect in place of the relay's response
 //! ```
 
 mod chain;
 pub mod client;
 mod network;
 mod observer;
+mod redirect;
 mod tls;
 mod words;
 
+pub(crate) use chain::old_signature;
 pub use network::{connect, ended, lookup, reach};
 pub use observer::handshake;
 pub(crate) use observer::{Observer, certificate_resolver};
+pub use redirect::redirect;
 pub use tls::{after_handshake, silent};
 
 use runtime::peer_text::is_plain;
@@ -155,6 +159,18 @@ pub enum Cause {
     ProxyClosed,
     /// The proxy's response is not HTTP.
     ProxyNotHttp,
+    /// The relay closed the connection before it responded.
+    RelayClosedBeforeResponse,
+    /// The connection to the relay was reset before a response.
+    RelayResetBeforeResponse,
+    /// The relay's response is not HTTP.
+    RelayNotHttp,
+    /// The head of the relay's response is not valid.
+    RelayHeadInvalid,
+    /// The head of the relay's response is too large.
+    RelayHeadTooLarge,
+    /// A redirect came in place of the relay's response.
+    RelayRedirects,
     /// The server is no integration relay.
     NotRelay,
     /// The WebSocket upgrade is removed on the way.
@@ -206,6 +222,22 @@ impl Diagnosis {
             cause,
             found: Some(bounded(reason, max)),
         }
+    }
+
+    /// Returns the same of a response that the relay sent, or a server in its place: the words name the relay instead
+    /// of a target.
+    #[must_use]
+    pub fn of_relay(self) -> Self {
+        let cause = match self.cause {
+            Cause::ClosedBeforeResponse => Cause::RelayClosedBeforeResponse,
+            Cause::ResetBeforeResponse => Cause::RelayResetBeforeResponse,
+            Cause::NotHttp => Cause::RelayNotHttp,
+            Cause::ResponseHeadInvalid => Cause::RelayHeadInvalid,
+            Cause::ResponseHeadTooLarge => Cause::RelayHeadTooLarge,
+            // All other words name the server.
+            cause => cause,
+        };
+        Self { cause, ..self }
     }
 
     /// Returns the cause.

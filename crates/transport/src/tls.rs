@@ -5,7 +5,9 @@ mod inspect;
 mod pair;
 mod trust;
 
-pub use inspect::{inspect_ca_file, inspect_chain, inspect_pair, nameless};
+pub use inspect::{
+    inspect_ca_file, inspect_chain, inspect_hosts, inspect_pair, nameless, rejected,
+};
 pub use pair::{Pair, PairFile, read_pair};
 pub use trust::{Trust, TrustVerifier};
 
@@ -155,7 +157,7 @@ pub fn server_config(
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsSetupError> {
     let pair = read_pair(cert_file, key_file)?;
-    if let Some(warning) = nameless(&pair) {
+    for warning in nameless(&pair).into_iter().chain(rejected(&pair)) {
         tracing::warn!(file = %cert_file.display(), "{warning}");
     }
     let mut config = ServerConfig::builder_with_provider(provider())

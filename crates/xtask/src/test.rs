@@ -3,6 +3,7 @@
 use crate::postgres::{self, Postgres};
 use crate::step::{Failed, Step};
 use crate::tool;
+use std::num::NonZero;
 use std::path::Path;
 
 /// Which tests to run.
@@ -47,6 +48,17 @@ const PACKAGES: [(&str, &str); 13] = [
     ),
 ];
 
+/// The variable by which nextest takes the number of tests at a time, unless an option gives it.
+const THREADS_VARIABLE: &str = "NEXTEST_TEST_THREADS";
+
+/// Returns how many tests run at a time: one for each core, and at least three, because most end-to-end tests wait.
+/// Those that measure run alone (.config/nextest.toml).
+fn threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .max(3)
+}
+
 /// Builds the programs that the end-to-end tests start, then runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     // Some tests use real HTTP clients; others use a real proxy, make network namespaces, or set a
@@ -65,7 +77,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         &["test", "--tests"]
     };
     let postgres = Postgres::start()?;
-    let mut tests = Step::cargo(runner).env(postgres::VARIABLE, postgres.url());
+    let mut tests = Step::cargo(runner)
+        .env(postgres::VARIABLE, postgres.url())
+        .env(THREADS_VARIABLE, &threads().to_string());
     if !names_package(&args.rest) {
         tests = tests.args(["--workspace"]);
     }

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{Ask, TestEnv, let_time_pass};
+use support::{Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -26,6 +26,57 @@ async fn revoked_caller_key_aborts_running_exchange() {
     assert_eq!(world.api.send(ask).await.code(), "unauthorized");
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
+}
+
+/// The caller, the audit record and the bridge get the reason for which a running call was aborted.
+#[tokio::test]
+async fn aborted_call_has_the_true_reason() {
+    let world = TestEnv::start().await;
+    let key = world.key("caller", &[]).await;
+    let short = world.key("caller", &["--expires", "5s"]).await;
+    let revoke = ["key", "revoke", key.client_id.as_str()];
+    let suspend = ["tenant", "suspend", world.tenant()];
+    for (n, caller, command, status, code, detail) in [
+        (1, &short, None, 401, "unauthorized", "the API key expired"),
+        (
+            2,
+            &key,
+            Some(revoke),
+            401,
+            "unauthorized",
+            "the API key was revoked",
+        ),
+        (
+            3,
+            &world.caller,
+            Some(suspend),
+            403,
+            "tenant_suspended",
+            "the tenant was suspended",
+        ),
+    ] {
+        let call = json!({"url": world.target.url("/hang")});
+        let ask = Ask::post("/v1/calls").key(caller).json(&call);
+        let ending = async {
+            world.target.wait_for_requests(n, TIMEOUT).await;
+            if let Some(command) = command {
+                world.relay_cli(&command).await;
+            }
+        };
+        let (answer, ()) = tokio::join!(world.api.send(ask), ending);
+        let answer = answer.expect_status(status);
+        let problem = answer.json();
+        let detail = format!("{detail} during the request");
+        assert_eq!(problem["code"], code);
+        assert_eq!(problem["detail"], detail);
+        assert_eq!(problem["execution"], "possibly_executed");
+        let list = ["audit", "list", "--object", problem["id"].as_str().unwrap()];
+        eventually(TIMEOUT, "an audit row", async || {
+            let rows = world.relay_cli(&list).await;
+            rows.contains(&detail).then_some(()).ok_or(rows)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

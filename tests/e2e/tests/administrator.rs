@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use support::{Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
+use support::process::{command, finish};
+use support::setup::{Bridge, BridgeSetup};
+use support::{Ask, LONG_TIMEOUT, TIMEOUT, TestEnv, eventually, let_time_pass};
 
 /// Waits for a state of the bridge, as `status` reports it.
 async fn until(world: &TestEnv, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -219,6 +221,12 @@ async fn audit_verify_detects_removal_and_says_what_is_open() {
     .await;
     assert_eq!((code, text.contains(": valid.")), (0, true), "{text}");
 
+    // As `kill -9` leaves it, before the bridge runs again.
+    std::fs::write(&file, format!("{good}{{\"seq\":")).unwrap();
+    let (code, text) = verify(&world, &[]).await;
+    assert_eq!((code, text.contains(": valid.")), (0, true), "{text}");
+    assert!(text.contains("is not complete (7 bytes"), "{text}");
+
     let without_first: String = good
         .lines()
         .skip(2)
@@ -293,4 +301,112 @@ async fn log_filter_changes_at_run_time() {
         .await;
     let wrong = world.bridge_cli(&["log-level", "[=loud"]).await.failure();
     assert!(wrong.contains("not a log filter"), "{wrong}");
+}
+
+#[tokio::test]
+async fn reload_rejects_what_it_cannot_apply() {
+    let world = TestEnv::start().await;
+    let good = std::fs::read_to_string(world.bridge_config()).unwrap();
+    let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
+    for (more, named) in [
+        ("[log]\nfile = \"bridge.log\"\n", "log.file has changed"),
+        ("[log]\nlevel = \"debug\"\n", "log.level has changed"),
+    ] {
+        edit(&world, |_| format!("{good}\n{more}"));
+        let refused = world.bridge_cli(&["reload"]).await.failure();
+        assert!(refused.contains(named), "{refused}");
+        assert!(refused.contains("needs a restart"), "{refused}");
+    }
+    // A CA file that is missing, found by the automatic reload.
+    let more =
+        "[[endpoint]]\nname = \"later\"\nurl = \"https://a.example/\"\nca_file = \"later.pem\"\n";
+    edit(&world, |_| format!("{good}\n{more}"));
+    let key = "endpoint later: ca_file";
+    until(&world, |status| {
+        let refused = status["config_refused"].as_str();
+        refused.is_some_and(|why| why.contains(key) && why.contains("later.pem"))
+    })
+    .await;
+    let refused = world.bridge_cli(&["reload"]).await.failure();
+    assert!(refused.contains(key), "{refused}");
+    world.api.send(small()).await.expect_status(200);
+    // Its arrival is a reason to try again, without a change of the config.
+    let file = world.bridge_config().with_file_name("later.pem");
+    std::fs::copy(world.ca_file(), file).unwrap();
+    let now = until(&world, |status| status["config_refused"].is_null()).await;
+    assert_eq!(now["endpoints"].as_array().unwrap().len(), 2, "{now:#}");
+}
+
+#[tokio::test]
+async fn log_file_is_no_file_of_the_bridge() {
+    let mut world = TestEnv::start().await;
+    let dir = world.bridge_data_dir();
+    let names: Vec<String> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().unwrap().is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    assert!(names.len() > 3, "{names:?}");
+    let config = world.bridge_config();
+    let with_log = async |args: &[&str], name: &str| {
+        let mut bridge = command("integration-bridge");
+        bridge.args(args).arg("--config").arg(&config);
+        bridge.env("BRIDGE_LOG_FILE", name);
+        finish("with a log file", bridge, LONG_TIMEOUT).await
+    };
+    for name in &names {
+        let checked = with_log(&["config", "check"], name).await;
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert!(said.contains("error: log.file: "), "{name}: {said}");
+        assert!(!checked.status.success(), "{name}: {said}");
+    }
+    world.stop_bridge().await;
+    let identity = dir.join("identity.json");
+    let before = std::fs::read(&identity).unwrap();
+    let error = with_log(&["run"], "identity.json").await.failure();
+    assert!(error.contains("log.file"), "{error}");
+    assert_eq!(std::fs::read(&identity).unwrap(), before);
+}
+
+#[tokio::test]
+async fn check_finds_a_missing_proxy_credential() {
+    let world = TestEnv::start().await;
+    let good = std::fs::read_to_string(world.bridge_config()).unwrap();
+    for section in ["relay", "targets"] {
+        edit(&world, |_| {
+            let header = format!("[{section}]\n");
+            good.replace(&header, &format!("{header}proxy_credential = \"absent\"\n"))
+        });
+        let checked = world.bridge_cli(&["config", "check"]).await;
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        let error =
+            format!("error: {section}.proxy_credential: there is no credential named absent");
+        assert!(said.contains(&error), "{said}");
+        assert_eq!(checked.status.code(), Some(1), "{said}");
+    }
+    // Before it is paired, the credential may be stored later.
+    let setup = BridgeSetup::new("b2").set("relay.proxy_credential", "absent");
+    let other = Bridge::write(&world.relay, setup, world.dir());
+    let said = other.cli(&["config", "check"]).await.success();
+    assert!(
+        said.contains("warning: relay.proxy_credential: there is no credential named absent"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn pair_reads_the_secret_file_of_the_environment() {
+    let world = TestEnv::start().await;
+    let key = world.key("bridge", &[]).await;
+    let secret = world.dir().join("secret-of-b2");
+    std::fs::write(&secret, &key.client_secret).unwrap();
+    let setup = BridgeSetup::new("b2").env("BRIDGE_CLIENT_SECRET_FILE", secret.to_str().unwrap());
+    let other = Bridge::write(&world.relay, setup, world.dir());
+    let pair = ["pair", "--client-id", &key.client_id];
+    let said = other.cli(&pair).await.success();
+    assert!(said.contains("bridge b2 of tenant acme"), "{said}");
+    std::fs::remove_file(&secret).unwrap();
+    let error = other.cli(&pair).await.failure();
+    assert!(error.contains("BRIDGE_CLIENT_SECRET_FILE"), "{error}");
 }

@@ -4,6 +4,7 @@
 
 use e2e::accept_request;
 use std::net::SocketAddr;
+use std::time::Duration;
 use support::recorder::{CASE, Message, Step};
 use support::setup::{Endpoint, RelaySetup};
 use support::{Answer, Ask, Recorder, TestEnv};
@@ -88,7 +89,7 @@ async fn browser_follows_redirect_and_keeps_cookie() {
         let answer = format!(
             "HTTP/1.1 302 Found\r\nLocation: http://{addr}/base/next?x=%2F\r\n\
              Set-Cookie: sid=1; Path=/base; HttpOnly; Domain=127.0.0.1\r\n\
-             Set-Cookie: other=2; path=/elsewhere\r\n\
+             Set-Cookie: other=2; path=/v1/endpoints/t/; Domain=other.example\r\n\
              Connection: close\r\nContent-Length: 0\r\n\r\n"
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
@@ -115,7 +116,7 @@ async fn browser_follows_redirect_and_keeps_cookie() {
         fields(&shown, "set-cookie"),
         [
             "sid=1; Path=/v1/endpoints/own/; HttpOnly",
-            "other=2; path=/elsewhere"
+            "other=2; path=/v1/endpoints/own/"
         ],
         "{shown}"
     );
@@ -123,7 +124,9 @@ async fn browser_follows_redirect_and_keeps_cookie() {
         second.starts_with("GET /base/next?x=%2F HTTP/1.1\r\n"),
         "{second}"
     );
-    assert_eq!(fields(&second, "cookie"), ["sid=1"]);
+    let mut cookies: Vec<&str> = fields(&second, "cookie")[0].split("; ").collect();
+    cookies.sort_unstable();
+    assert_eq!(cookies, ["other=2", "sid=1"]);
     assert!(shown.ends_with("welcome"), "{shown}");
 }
 
@@ -259,6 +262,7 @@ async fn hop_headers_are_off_by_default() {
 #[tokio::test]
 async fn endpoint_cannot_act_on_the_whole_origin() {
     let fields = b"Service-Worker-Allowed: /\r\nClear-Site-Data: \"*\"\r\nNEL: {}\r\n\
+        Secure-Session-Registration: (ES256);path=\"x\"\r\nShared-Storage-Write: clear\r\n\
         Strict-Transport-Security: max-age=1\r\nAlt-Svc: h3=\":443\"\r\nReport-To: {}\r\n\
         Reporting-Endpoints: a=\"/b\"\r\nPublic-Key-Pins: x\r\nX-Frame-Options: DENY\r\n\
         Content-Security-Policy: default-src 'self'\r\n";
@@ -266,6 +270,8 @@ async fn endpoint_cannot_act_on_the_whole_origin() {
         "service-worker-allowed",
         "clear-site-data",
         "nel",
+        "secure-session-registration",
+        "shared-storage-write",
         "strict-transport-security",
         "alt-svc",
         "report-to",
@@ -290,5 +296,35 @@ async fn endpoint_cannot_act_on_the_whole_origin() {
             assert_eq!(answer.header("x-frame-options"), Some("DENY"));
             assert_eq!(values(&answer, "content-security-policy"), policies);
         }
+    }
+}
+
+/// Over HTTP/1.1 only a caller that asks for trailers gets them.
+#[tokio::test]
+async fn trailers_cannot_act_on_the_whole_origin() {
+    let target = Recorder::start().await;
+    let answer = |trailers: &str| {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Clear-Site-Data, X-Sum\r\n\r\n\
+             2\r\nok\r\n0\r\n{trailers}\r\n"
+        );
+        vec![Step::ReadBody, Step::Send(answer.into_bytes())]
+    };
+    target.answer(1, answer("Clear-Site-Data: \"*\"\r\nX-Sum: 1\r\n"));
+    target.answer(2, answer("Clear-Site-Data: \"*\"\r\n"));
+    let endpoint = own(target.addr());
+    let world = TestEnv::builder().endpoint(endpoint).start().await;
+    let quiet = Duration::from_secs(5);
+    for (case, end) in [(1, "0\r\nx-sum: 1\r\n\r\n"), (2, "0\r\n\r\n")] {
+        let ask = format!(
+            "GET /v1/endpoints/own/x HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
+             {CASE}: {case}\r\nTE: trailers\r\nConnection: close\r\n\r\n",
+            world.caller.basic()
+        );
+        let shown = world.api.raw(ask.as_bytes(), quiet).await;
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.starts_with("HTTP/1.1 200"), "{shown}");
+        assert!(shown.ends_with(&format!("\r\n2\r\nok\r\n{end}")), "{shown}");
+        assert!(!shown.contains("\"*\""), "{shown}");
     }
 }

@@ -114,6 +114,58 @@ async fn check_of_the_config_opens_what_it_names() {
     assert!(output.contains("names what cannot be used"), "{output}");
 }
 
+#[tokio::test]
+async fn expired_certificate_is_stored_with_a_warning() {
+    let world = TestEnv::start().await;
+    let dir = TempDir::new("client-certificate");
+    let ca = ThrowawayCa::new();
+    for (name, issued, is_expired) in [
+        ("current", ca.issue(&["client"]), false),
+        ("expired", ca.issue_expired(&["client"]), true),
+    ] {
+        let files = issued.write_to(dir.path(), name);
+        let finished = world
+            .bridge_cli(&[
+                "credential",
+                "set",
+                name,
+                "--kind",
+                "certificate",
+                "--origin",
+                "https://ci.corp.example",
+                "--certificate-file",
+                files.cert_file.to_str().unwrap(),
+                "--secret-file",
+                files.key_file.to_str().unwrap(),
+            ])
+            .await;
+        let said = &finished.stderr;
+        assert!(finished.status.success(), "{said}");
+        assert_eq!(said.contains("has expired (Jan"), is_expired, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn check_warns_of_what_bridges_reject() {
+    let world = TestEnv::start().await;
+    let config = std::fs::read_to_string(world.relay_config()).unwrap();
+    let changed = config.replace(
+        "[listen]",
+        "[listen]\nauthorities = [\"relay.other.example\"]",
+    );
+    assert_ne!(config, changed);
+    std::fs::write(world.relay_config(), changed).unwrap();
+    let output = world.relay_cli(&["config", "check"]).await;
+    assert!(
+        output.contains("warning: listen.authorities: the certificate in "),
+        "{output}"
+    );
+    assert!(
+        output.contains("is not for relay.other.example:"),
+        "{output}"
+    );
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn opened_data_directory_is_closed_again() {

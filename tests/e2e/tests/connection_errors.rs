@@ -9,7 +9,7 @@ mod connection_errors {
 
 use connection_errors::cases::{Cases, assert_words};
 use connection_errors::pki::{CA, LOCALHOST, Pki, Spec};
-use connection_errors::servers::{Blackhole, OpensslServer, Raw, raw};
+use connection_errors::servers::{Blackhole, OpensslServer, Raw, raw, tls_answers};
 use serde_json::Value;
 use support::setup::{Bridge, BridgeSetup, path};
 use support::{TestEnv, ports};
@@ -570,6 +570,69 @@ async fn doctor_and_pair_have_one_remedy_for_each_cause() {
         let (report, bridge) = doctor_of(&world, name, port, &pki).await;
         assert_failed(name, &report, hop, words, remedy);
         assert_words(name, &bridge.try_pair(&key).await.failure(), words);
+    }
+}
+
+#[tokio::test]
+async fn faulty_relay_is_not_called_a_target() {
+    let world = TestEnv::bare().start().await;
+    let key = world.relay.create_key(world.tenant(), "bridge").await;
+    let inspection = "exempt the relay's host";
+    let answers: [(&str, &[u8], &[&str], &str); 5] = [
+        (
+            "status",
+            b"HTTP/1.1 abc Bad\r\n\r\n",
+            &[
+                "head of the relay's response is not valid",
+                "the status line",
+            ],
+            "host and port of relay.url",
+        ),
+        (
+            "field",
+            b"HTTP/1.1 200 OK\r\nBad\x01Name: x\r\n\r\n",
+            &[
+                "head of the relay's response is not valid",
+                "a header field",
+            ],
+            "host and port of relay.url",
+        ),
+        (
+            "other",
+            b"220 mail.example ESMTP ready\r\n",
+            &["the relay's response is not HTTP/1.1"],
+            inspection,
+        ),
+        (
+            "closes",
+            b"",
+            &["the relay closed the connection before it responded"],
+            "ask the operator of the relay",
+        ),
+        (
+            "portal",
+            b"HTTP/1.1 302 Found\r\nLocation: https://u:planted@portal.example/in?planted\r\n\
+              Content-Length: 0\r\n\r\n",
+            &["302", "a redirect", "(to https://portal.example)"],
+            "a sign-in at its portal",
+        ),
+    ];
+    for (name, answer, words, remedy) in answers {
+        let port = tls_answers(&world.ca, answer).await;
+        let url = format!("https://localhost:{port}");
+        let setup = BridgeSetup::new(name).set("relay.url", url);
+        let bridge = Bridge::write(&world.relay, setup, world.dir());
+        let output = bridge.try_pair(&key).await.failure();
+        assert_words(name, &output, &[words, &[remedy]].concat());
+        let report = bridge.doctor().await;
+        assert_failed(name, &report, "relay", words, remedy);
+        let checks = report["checks"].to_string();
+        for text in [&output, &checks] {
+            assert!(
+                !text.contains("target's") && !text.contains("planted"),
+                "{name}: {text}"
+            );
+        }
     }
 }
 

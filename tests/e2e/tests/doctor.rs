@@ -185,12 +185,21 @@ async fn support_bundle_contains_no_secret() {
         .bytes()
         .map(|byte| format!("%{byte:02x}"))
         .collect();
-    let hex: String = secrets[0]
-        .bytes()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let unicode = percent.replace('%', "%u00");
+    let twice = percent.replace('%', "%25");
+    let entities = percent.replace('%', ";&#x").split_off(1);
+    let hex = percent.replace('%', "");
+    let colons = percent.replace('%', ":").split_off(1);
     let base64 = base64::engine::general_purpose::STANDARD.encode(secrets[0]);
-    let encoded = [percent.as_str(), hex.as_str(), base64.trim_end_matches('=')];
+    let encoded = [
+        percent.as_str(),
+        &unicode,
+        &twice,
+        &entities,
+        &hex,
+        &colons,
+        base64.trim_end_matches('='),
+    ];
     for text in encoded {
         lines.push_str(&format!("{{\"message\":\"sent {text}\"}}\nsent {text}\n"));
     }
@@ -507,4 +516,34 @@ async fn balancer_that_ends_tls_is_explained() {
     );
     let line = "tunnel refused";
     world.relay.process().wait_log(line, LONG_TIMEOUT).await;
+}
+
+#[tokio::test]
+async fn doctor_has_one_remedy_for_a_tls_failure() {
+    // Of a CA that nothing here trusts.
+    let target = Target::start_tls(&support::ThrowawayCa::new()).await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("strange", target.url("/")))
+        .start()
+        .await;
+    let report = doctor(&world).await;
+    let checks = report["checks"].as_array().unwrap();
+    let is_it = |check: &&Value| {
+        check["hop"] == "endpoint" && check["found"].as_str().unwrap().starts_with("strange:")
+    };
+    let check = checks.iter().find(is_it).unwrap();
+    let (found, advice) = (
+        check["found"].as_str().unwrap(),
+        check["advice"].as_str().unwrap(),
+    );
+    assert!(
+        found.contains("(trusted here: targets.ca_file, and"),
+        "{check:#}"
+    );
+    assert!(found.ends_with("(target_tls)"), "{check:#}");
+    assert!(!found.contains(advice), "{check:#}");
+    assert!(
+        !advice.contains("check the certificate of the target"),
+        "{check:#}"
+    );
 }

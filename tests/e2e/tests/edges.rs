@@ -435,3 +435,275 @@ async fn header_section_of_60_kib_passes_both_ways() {
     let detail = answer.json()["detail"].to_string();
     assert!(detail.contains("limits.header_bytes_max"), "{detail}");
 }
+
+/// The code and detail of a problem document.
+fn problem(response: &str) -> (String, String) {
+    let body = response.split("\r\n\r\n").nth(1).unwrap();
+    let document: serde_json::Value = serde_json::from_str(body).unwrap();
+    let text = |member: &str| document[member].as_str().unwrap_or_default().to_owned();
+    (text("code"), text("detail"))
+}
+
+#[tokio::test]
+async fn unusual_targets_are_rejected_with_a_document() {
+    let (env, own) = listening().await;
+    let target = own.local_addr().unwrap();
+    let (api, proxy) = (env.api.addr(), env.relay.proxy());
+    let (key, proxy_key) = (own_key(&env.caller, false), own_key(&env.caller, true));
+    let long = "x".repeat(40_000);
+    for (to, line, host, status, words) in [
+        (
+            api,
+            "GET /v1/endpoints/own/x?a=1#b&c=2".to_owned(),
+            "x",
+            "400",
+            "fragment",
+        ),
+        (
+            api,
+            "GET /v1/endpoints/own/x#b".to_owned(),
+            "x",
+            "400",
+            "fragment",
+        ),
+        (
+            api,
+            "GET /v1/audit?limit=1#b".to_owned(),
+            "x",
+            "400",
+            "fragment",
+        ),
+        (
+            proxy,
+            format!("GET http://{target}/x#b"),
+            "x",
+            "400",
+            "fragment",
+        ),
+        (
+            proxy,
+            format!("GET http://{target}#b/x"),
+            "x",
+            "400",
+            "fragment",
+        ),
+        (
+            api,
+            format!("GET /v1/endpoints/own/{long}"),
+            "x",
+            "414",
+            "32768",
+        ),
+        (
+            proxy,
+            format!("GET http://{target}/{long}"),
+            "x",
+            "414",
+            "32768",
+        ),
+        (
+            proxy,
+            format!("CONNECT http://{target}/"),
+            "x",
+            "400",
+            "host:port",
+        ),
+        (
+            api,
+            "GET /v1/endpoints/own/x".to_owned(),
+            "a b",
+            "400",
+            "RFC 9112",
+        ),
+        (
+            proxy,
+            format!("GET http://{target}/x"),
+            "",
+            "400",
+            "RFC 9112",
+        ),
+    ] {
+        let key = if to == api { &key } else { &proxy_key };
+        let text = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}\r\n");
+        let seen = all(sent(to, &text).await).await;
+        let line = &line[..line.len().min(60)];
+        assert_eq!(seen.get(9..12), Some(status), "{line}: {seen}");
+        let (code, detail) = problem(&seen);
+        assert_eq!(code, "invalid_request", "{line}: {seen}");
+        assert!(detail.contains(words), "{line}: {detail}");
+    }
+    // Nothing of it reached the target.
+    let soon = std::time::Duration::from_millis(100);
+    let waiting = tokio::time::timeout(soon, accept_request(&own));
+    assert!(waiting.await.is_err());
+}
+
+#[tokio::test]
+async fn characters_beyond_ascii_are_encoded() {
+    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (env, own) = listening().await;
+    let target = own.local_addr().unwrap();
+    let seen = responding(own, OK);
+    let given = "/\u{fc}?q=\u{20ac}";
+    for (to, line, at_proxy) in [
+        (
+            env.api.addr(),
+            format!("GET /v1/endpoints/own{given}"),
+            false,
+        ),
+        (
+            env.relay.proxy(),
+            format!("GET http://{target}{given}"),
+            true,
+        ),
+    ] {
+        let key = own_key(&env.caller, at_proxy);
+        let text = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n");
+        let answer = all(sent(to, &text).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // Characters count as the caller sent them.
+    let long = format!("/v1/endpoints/own/?q={}", "<".repeat(20_000));
+    let key = own_key(&env.caller, false);
+    let text = format!("GET {long} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n");
+    let answer = all(sent(env.api.addr(), &text).await).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for url in [
+        format!("http://{target}{given}"),
+        format!("http://{target}/last"),
+    ] {
+        let call = serde_json::json!({"url": url, "method": "GET"});
+        env.call(call).await.expect_status(200);
+    }
+    let seen = within(seen).await.unwrap();
+    let expected = "GET /%C3%BC?q=%E2%82%AC HTTP/1.1\r\n";
+    for at in [0, 1, 3] {
+        assert!(seen[at].starts_with(expected), "{}", seen[at]);
+    }
+    assert!(seen[2].contains("%3C%3C%3C"));
+}
+
+#[tokio::test]
+async fn malformed_framing_is_the_callers_fault() {
+    let (env, own) = listening().await;
+    let serving = tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            // Silent, so that the exchange waits for the body.
+            open.push(own.accept().await.unwrap());
+        }
+    });
+    let api = env.api.addr();
+    let key = own_key(&env.caller, false);
+    for path in ["/v1/endpoints/own/x", "/v1/calls"] {
+        for (coding, body, status, words) in [
+            ("chunked", "XYZ\r\n", "400", "chunked framing"),
+            ("chunked", "3\r\nabc\r\n-1\r\n", "400", "chunked framing"),
+            (
+                "chunked",
+                "0x3\r\nabc\r\n0\r\n\r\n",
+                "400",
+                "chunked framing",
+            ),
+            ("gzip, chunked", "0\r\n\r\n", "501", "another coding"),
+        ] {
+            let text = format!(
+                "POST {path} HTTP/1.1\r\nHost: x\r\n{key}Transfer-Encoding: {coding}\r\n\r\n{body}"
+            );
+            let seen = head_and_body(&mut sent(api, &text).await).await;
+            assert_eq!(seen.get(9..12), Some(status), "{path} {body:?}: {seen}");
+            let (code, detail) = problem(&seen);
+            assert_eq!(code, "invalid_request", "{path} {body:?}: {seen}");
+            assert!(detail.contains(words), "{path} {body:?}: {detail}");
+        }
+    }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn http_1_0_stream_ends_with_its_connection() {
+    const OK: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let (env, own) = listening().await;
+    let serving = responding(own, OK);
+    let key = own_key(&env.caller, false);
+    let text =
+        format!("GET /v1/endpoints/own/last HTTP/1.0\r\nConnection: keep-alive\r\n{key}\r\n");
+    let seen = all(sent(env.api.addr(), &text).await).await;
+    assert!(seen.ends_with("\r\n\r\nhi"), "{seen}");
+    assert!(!seen.to_lowercase().contains("keep-alive"), "{seen}");
+    within(serving).await.unwrap();
+}
+
+#[tokio::test]
+async fn proxy_counts_max_forwards() {
+    const OK: &str = "HTTP/1.1 201 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (env, own) = listening().await;
+    let target = own.local_addr().unwrap();
+    let seen = responding(own, OK);
+    let key = own_key(&env.caller, true);
+    for (method, path, hops, status) in [
+        ("OPTIONS", "/x", "0", "200"),
+        ("TRACE", "/x", "0", "405"),
+        ("GET", "/x", "0", "201"),
+        ("OPTIONS", "/last", "3", "201"),
+    ] {
+        let text = format!(
+            "{method} http://{target}{path} HTTP/1.1\r\nHost: {target}\r\nMax-Forwards: {hops}\r\n\
+             Connection: close\r\n{key}\r\n"
+        );
+        let answer = all(sent(env.relay.proxy(), &text).await).await;
+        assert_eq!(answer.get(9..12), Some(status), "{method}: {answer}");
+    }
+    let seen = within(seen).await.unwrap();
+    assert_eq!(seen.len(), 2);
+    assert!(
+        seen[0].to_lowercase().contains("max-forwards: 0\r\n"),
+        "{}",
+        seen[0]
+    );
+    assert!(
+        seen[1].to_lowercase().contains("max-forwards: 2\r\n"),
+        "{}",
+        seen[1]
+    );
+}
+
+#[tokio::test]
+async fn http2_post_without_body_has_a_length() {
+    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (env, own) = listening().await;
+    let seen = responding(own, OK);
+    for (method, path) in [("POST", "x"), ("DELETE", "last")] {
+        let port = env.public.addr().port();
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-sS", "--http2", "--max-time", "20", "-X", method, "-w"])
+            .args(["%{http_version} %{http_code}", "-H"])
+            .arg(own_key(&env.caller, false).trim_end())
+            .arg("--cacert")
+            .arg(env.ca_file())
+            .arg(format!("https://localhost:{port}/v1/endpoints/own/{path}"));
+        let output = within(curl.output()).await.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "2 200",
+            "{output:?}"
+        );
+    }
+    let seen = within(seen).await.unwrap();
+    let has_length = |at: usize| seen[at].to_lowercase().contains("content-length: 0\r\n");
+    assert!(has_length(0) && !has_length(1), "{seen:?}");
+}
+
+#[tokio::test]
+async fn empty_expectation_is_none() {
+    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let (env, own) = listening().await;
+    let serving = responding(own, OK);
+    let key = own_key(&env.caller, false);
+    let text = format!(
+        "POST /v1/endpoints/own/last HTTP/1.1\r\nHost: x\r\nExpect:\r\nContent-Length: 1\r\n{key}\r\nx"
+    );
+    let seen = head_and_body(&mut sent(env.api.addr(), &text).await).await;
+    assert!(seen.starts_with("HTTP/1.1 200"), "{seen}");
+    within(serving).await.unwrap();
+}

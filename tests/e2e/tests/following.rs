@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use support::process::Running;
-use support::{Answer, Ask, TIMEOUT, TestEnv, eventually};
+use support::{Answer, Ask, Origin, TIMEOUT, TestEnv, eventually};
 
 /// Starts an environment whose log and retries show what these tests look for.
 async fn followed() -> TestEnv {
@@ -91,6 +91,7 @@ async fn wait_call_is_followed_by_its_id() {
     let rows = audited(&world, &format!("object={id}"), 1).await;
     assert_eq!(rows[0]["action"], "call");
     assert_eq!(rows[0]["bridge"], "b1");
+    assert_eq!(rows[0]["bytes_up"], 1);
     assert_eq!(rows[0]["detail"]["label"], "nightly import");
     let lines = audited_by_bridge(&world, &id, 1).await;
     assert_eq!(lines[0]["label"], "nightly import");
@@ -125,6 +126,7 @@ async fn refused_call_has_its_reason_everywhere() {
     let port = world.target.port();
     let mut refused = call.clone();
     refused["url"] = json!(format!("http://10.9.8.7:{port}/a/b?q=1"));
+    refused["body"] = json!("never sent");
     let answer = world.call(refused).await;
     assert_eq!(answer.code(), "refused_by_policy");
     let id = id_of(&answer);
@@ -148,6 +150,7 @@ async fn refused_call_has_its_reason_everywhere() {
     }
     let rows = audited(&world, &format!("object={id}&result=failed"), 1).await;
     assert_eq!(rows[0]["result"], "refused_by_policy");
+    assert_eq!(rows[0]["bytes_up"], 0);
     assert_eq!(rows[0]["detail"]["detail"], detail);
     let lines = audited_by_bridge(&world, &id, 1).await;
     assert_eq!(lines[0]["event"], "refused");
@@ -177,7 +180,8 @@ async fn refused_call_has_its_reason_everywhere() {
 #[tokio::test]
 async fn call_that_its_caller_leaves_is_recorded() {
     let world = followed().await;
-    let call = json!({"url": world.target.url("/hang"), "label": "left alone"});
+    let url = world.target.url("/hang");
+    let call = json!({"url": url, "label": "left alone", "body": "abc"});
     let mut calling = Box::pin(world.call(call));
     let find = async |state: &str| {
         let path = format!("/v1/calls?label=left%20alone&state={state}");
@@ -196,19 +200,37 @@ async fn call_that_its_caller_leaves_is_recorded() {
     .await;
     let rows = audited(&world, &format!("object={id}&result=cancelled"), 1).await;
     assert_eq!(rows[0]["execution"], "possibly_executed");
+    assert_eq!(rows[0]["bridge"], "b1");
+    assert_eq!(rows[0]["bytes_up"], 3);
+    let left = "the caller closed its connection";
+    let reason = format!("{left} before the response");
+    assert_eq!(rows[0]["detail"]["detail"], reason);
+    let shown = world.stored_call(&id).await;
+    assert_eq!(shown["detail"], reason);
+    assert_eq!(shown["attempts"], 1);
+    let attempt = &shown["attempt_list"][0];
+    for (name, expected) in [
+        ("route", "bridge"),
+        ("bridge", "b1"),
+        ("code", "cancelled"),
+        ("execution", "possibly_executed"),
+        ("detail", reason.as_str()),
+    ] {
+        assert_eq!(attempt[name], expected, "{name}: {attempt:#}");
+    }
     logged(
         world.relay.process(),
-        &[&id, "request failed", "code=cancelled"],
+        &[&id, "request failed", "code=cancelled", &reason],
     )
     .await;
-    logged(world.bridge.process(), &[&id, "request failed"]).await;
+    logged(world.bridge.process(), &[&id, "request failed", left]).await;
 }
 
 #[tokio::test]
 async fn delivery_is_followed_through_its_retries() {
     let world = followed().await;
     let url = world.target.url("/status/500");
-    let call = json!({"mode": "deliver", "url": url, "label": "order:4711"});
+    let call = json!({"mode": "deliver", "url": url, "label": "order:4711", "body": "xyz"});
     let answer = world.call(call).await.expect_status(202);
     let id = id_of(&answer);
     assert_eq!(answer.json()["id"], id);
@@ -231,10 +253,10 @@ async fn delivery_is_followed_through_its_retries() {
         assert!(line.contains("order:4711"), "{line}");
     }
     let rows = audited(&world, &format!("object={id}&status=500"), 3).await;
-    assert!(
-        rows.iter()
-            .all(|row| row["detail"]["label"] == "order:4711")
-    );
+    for row in &rows {
+        assert_eq!(row["detail"]["label"], "order:4711");
+        assert_eq!(row["bytes_up"], 3);
+    }
     let lines = audited_by_bridge(&world, &id, 3).await;
     assert_eq!(lines[2]["attempt"], 3);
     // Until the next attempt ends, a call that is delivered again has no result.
@@ -290,6 +312,27 @@ async fn endpoint_request_is_followed_by_its_id() {
     let bad = Ask::get(world.endpoint("/small")).key(&world.caller);
     let answer = world.api.send(bad.header("bridge-label", "ä")).await;
     assert_eq!(answer.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn proxy_request_is_logged_with_its_host() {
+    let world = followed().await;
+    let proxy = Origin::http(world.forward());
+    let key = world.caller.basic();
+    let target = world.target.url("/small");
+    for (url, host, message) in [
+        (target.as_str(), "127.0.0.1", "request done"),
+        ("http://10.1.1.1/", "10.1.1.1", "request failed"),
+    ] {
+        let label = format!("to {host}");
+        let ask = format!(
+            "GET {url} HTTP/1.1\r\nHost: x\r\nProxy-Authorization: {key}\r\nBridge-Label: {label}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        proxy.raw(ask.as_bytes(), TIMEOUT).await;
+        let line = logged(world.relay.process(), &[message, &label]).await;
+        assert!(line.contains(&format!("host=\"{host}\"")), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -382,6 +382,47 @@ async fn websocket_passes_by_endpoint_and_proxy() {
     assert_eq!(&body, b"no");
 }
 
+/// A browser obeys the fields of a 101 as those of any response. At the proxy each target has an origin of its own.
+#[tokio::test]
+async fn switch_cannot_act_on_the_whole_origin() {
+    let site = ForwardEnv::start().await;
+    let to = site.chat.local_addr().unwrap();
+    let by_endpoint = format!(
+        "GET /v1/endpoints/chat/room HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n{HANDSHAKE}\r\n",
+        site.env.caller.basic()
+    );
+    let by_proxy = format!(
+        "GET http://{to}/room HTTP/1.1\r\nHost: {to}\r\n{}{HANDSHAKE}\r\n",
+        field(&site.env.caller)
+    );
+    let (internal, proxy) = (site.env.relay.internal().addr(), site.env.relay.proxy());
+    for (address, text, are_removed) in [(internal, by_endpoint, true), (proxy, by_proxy, false)] {
+        let asking = ask(address, &text);
+        let answering = async {
+            let (mut target, _) = site.asked().await;
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                 Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                 Strict-Transport-Security: max-age=99; includeSubDomains\r\nClear-Site-Data: \"*\"\r\n\
+                 Alt-Svc: h3=\":1\"\r\nService-Worker-Allowed: /\r\nX-Own: 1\r\n\r\n";
+            target.write_all(answer.as_bytes()).await.unwrap();
+            target
+        };
+        let ((_client, head), _target) = tokio::join!(asking, answering);
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let lower = head.to_lowercase();
+        assert!(lower.contains("x-own: 1\r\n"), "{head}");
+        assert!(lower.contains("sec-websocket-accept: "), "{head}");
+        for name in [
+            "strict-transport-security",
+            "clear-site-data",
+            "alt-svc",
+            "service-worker-allowed",
+        ] {
+            assert_eq!(!lower.contains(name), are_removed, "{name}: {head}");
+        }
+    }
+}
+
 /// W-65: any protocol, with the small body of its request, and each direction's own end.
 #[tokio::test]
 async fn other_protocols_pass_with_a_small_body() {

@@ -108,6 +108,35 @@ async fn unmade_call_frees_its_idempotency_key() {
 }
 
 #[tokio::test]
+async fn form_of_a_repeated_call_makes_no_difference() {
+    let world = TestEnv::start().await;
+    let url = world.target.url("/hook");
+    let send = async |text: &str, key: Option<&str>| {
+        let ask = Ask::post("/v1/calls").key(&world.caller);
+        let ask = ask.header("content-type", "application/json");
+        let ask = match key {
+            Some(key) => ask.header("idempotency-key", key),
+            None => ask,
+        };
+        world.api.send(ask.body(text.to_owned())).await
+    };
+    for (mode, status) in [("wait", 200), ("deliver", 202)] {
+        // The key in the header, then in the document, whose members are in another order.
+        let first = format!(r#"{{"url":"{url}","mode":"{mode}","body":"x"}}"#);
+        let again = format!(
+            r#"{{ "idempotency_key": "{mode}", "body": "x",  "mode": "{mode}", "url": "{url}" }}"#
+        );
+        let done = send(&first, Some(mode)).await.expect_status(status);
+        let repeated = send(&again, None).await.expect_status(status);
+        assert_eq!(repeated.headers["idempotency-replayed"], "true");
+        assert_eq!(repeated.json()["id"], done.json()["id"]);
+        let other = again.replace(r#""x""#, r#""y""#);
+        let conflict = send(&other, None).await.expect_status(409);
+        assert_eq!(conflict.code(), "conflict");
+    }
+}
+
+#[tokio::test]
 async fn api_response_is_repeated_to_its_own_client_only() {
     let world = TestEnv::start().await;
     let other = world.key("admin", &[]).await;

@@ -283,6 +283,61 @@ const CONFIG: &[InConfig] = &[
         Relay("[tls]", "behind_balancer = true\n[tls]"),
     ),
     mistake(
+        "a URL in listen.authorities",
+        "write host or host:port",
+        Relay(
+            "[tls]",
+            "authorities = [\"https://relay.example.com/\"]\n[tls]",
+        ),
+    ),
+    mistake(
+        "a URL in tls.names",
+        "neither a DNS name nor an IP address",
+        Relay(
+            "self_signed = true",
+            "self_signed = true\nnames = [\"https://relay.example.com\"]",
+        ),
+    ),
+    mistake(
+        "an international name in tls.names",
+        "in its xn-- form",
+        Relay(
+            "self_signed = true",
+            "self_signed = true\nnames = [\"b\u{fc}cher.example\"]",
+        ),
+    ),
+    mistake(
+        "a misspelled parameter of a PostgreSQL URL",
+        "did you mean sslmode?",
+        RelayVariable(
+            "RELAY_STORAGE_URL",
+            "postgres://relay:Sesame-Street-7@db/relay?sslmod=verify-full",
+        ),
+    ),
+    mistake(
+        "an unknown sslmode",
+        "did you mean verify-full?",
+        RelayVariable(
+            "RELAY_STORAGE_URL",
+            "postgres://relay:Sesame-Street-7@db/relay?sslmode=verify_full",
+        ),
+    ),
+    mistake(
+        "a parameter in a SQLite URL",
+        "which a SQLite database does not take",
+        Relay("relay.db", "relay.db?mode=rwc"),
+    ),
+    mistake(
+        "a SQLite URL without //",
+        "write sqlite:// and the path",
+        Relay("sqlite://relay.db", "sqlite:relay.db"),
+    ),
+    mistake(
+        "a database in memory",
+        "which is not supported",
+        Relay("sqlite://relay.db", "sqlite::memory:"),
+    ),
+    mistake(
         "an unknown key of the relay",
         "did you mean `streams_max`?",
         Relay("[storage]", "[limits]\nstream_max = 5\n[storage]"),
@@ -595,6 +650,54 @@ async fn closed_pipe_ends_a_command_quietly() {
             finished.stderr
         );
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn key_that_cannot_be_shown_is_revoked() {
+    let env = TestEnv::start().await;
+    let config = env.relay_config();
+    let run = async |command: &str, redirection: &str| {
+        let mut shell = std::process::Command::new("sh");
+        let line = format!("exec \"$0\" {command} --config \"$1\" {redirection}");
+        shell.args(["-c", &line]);
+        shell.arg(process::bin("integration-relay")).arg(&config);
+        process::finish(command, shell, STEP).await.failure()
+    };
+    let state_of = async |name: &str| {
+        let keys: serde_json::Value =
+            serde_json::from_str(&env.relay_cli(&["key", "list", "--json"]).await).unwrap();
+        let key = keys
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|key| key["name"] == name);
+        key.map(|key| key["state"].as_str().unwrap().to_owned())
+    };
+    for format in ["", "--json"] {
+        let name = format!("full{format}");
+        let create = format!("key create --tenant acme --role caller --name {name} {format}");
+        let said = run(&create, "> /dev/full").await;
+        assert!(said.contains("the key ibk_"), "{said}");
+        assert!(said.contains("the key is revoked"), "{said}");
+        assert!(!said.contains("ibs_"), "{said}");
+        assert_eq!(state_of(&name).await.as_deref(), Some("revoked"));
+    }
+    for redirection in [">&-", "> /dev/null"] {
+        let create = "key create --tenant acme --role caller --name closed";
+        let said = run(create, redirection).await;
+        assert!(said.contains("nothing was changed"), "{said}");
+        assert_eq!(state_of("closed").await, None);
+    }
+    let key = env.key("caller", &["--name", "kept"]).await;
+    let rotate = format!("key rotate {} --overlap 1h", key.client_id);
+    let said = run(&rotate, "> /dev/full").await;
+    assert!(
+        said.contains(&format!("key rotate {}`", key.client_id)),
+        "{said}"
+    );
+    assert!(said.contains("stays valid for"), "{said}");
+    assert_eq!(state_of("kept").await.as_deref(), Some("valid"));
 }
 
 #[test]

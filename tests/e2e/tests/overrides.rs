@@ -3,18 +3,20 @@
 use support::setup::{Allow, Endpoint};
 use support::{Ask, RawTarget, TIMEOUT, TestEnv};
 
-const METHODS: [(&str, &str); 4] = [
+const METHODS: [(&str, &str); 5] = [
     ("x-http-method-override", "DELETE"),
     ("X_HTTP_METHOD_OVERRIDE", "DELETE"),
     ("X-HTTP-Method", "DELETE"),
     ("x-method-override", "DELETE"),
+    ("Method-Override", "DELETE"),
 ];
 
-const PATHS: [(&str, &str); 4] = [
+const PATHS: [(&str, &str); 5] = [
     ("x-original-url", "/admin"),
     ("X_Original_URL", "/admin"),
     ("x-rewrite-url", "/admin"),
     ("x-forwarded-prefix", "/admin"),
+    ("X-Request-URI", "/admin"),
 ];
 
 struct OverrideEnv {

@@ -238,6 +238,25 @@ async fn hostile_bridge_controls_no_terminal() {
     }
 }
 
+#[tokio::test]
+async fn caller_text_in_the_audit_file_is_escaped() {
+    let world = TestEnv::start().await;
+    let credential = "\u{202e}gnp\u{9b}2J";
+    let call = json!({"url": world.target.url("/small"), "credential": credential});
+    // No credential has this name.
+    world.call(call).await.expect_status(400);
+    let file = world.bridge_data_dir().join("audit.jsonl");
+    let line = support::eventually(LONG_TIMEOUT, "a line of the call", async || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_plain("the audit file", &text);
+        let mut lines = text.lines().map(str::to_owned);
+        lines.find(|line| line.contains("gnp"))
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["credential"], "\\u202egnp\\u009b2J");
+}
+
 /// Returns all strings of a document.
 fn texts(value: &Value) -> Vec<&str> {
     match value {

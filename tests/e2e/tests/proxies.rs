@@ -50,6 +50,20 @@ fn sessions(process: &Running) -> usize {
 }
 
 #[tokio::test]
+async fn no_proxy_entries_are_separated_by_tabs() {
+    let site = start().await;
+    let gone = format!("http://127.0.0.1:{}", ports::free());
+    let mut bridge = bridge(&site, "tabs", |setup| {
+        let setup = proxy_from_environment(setup, &gone);
+        setup.env("NO_PROXY", "other.example\tlocalhost\n127.0.0.1")
+    });
+    let key = site.relay.create_key(site.tenant(), "bridge").await;
+    bridge.pair(&key).await;
+    bridge.start();
+    until_works(&site).await;
+}
+
+#[tokio::test]
 async fn squid_with_password_is_passed_and_survived() {
     let site = start().await;
     let mut squid = Squid::start("me", "sesame").await;

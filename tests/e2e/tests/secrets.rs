@@ -67,6 +67,28 @@ async fn first_key_is_in_a_private_file() {
     assert!(!home.join("json").join("first-admin-key.txt").exists());
 }
 
+#[tokio::test]
+async fn first_key_is_an_event_of_a_json_log() {
+    let builder = TestEnv::builder().relay(|relay| relay.set("log.format", "json"));
+    let world = builder.start().await;
+    let lines = || {
+        let lines = world.relay.process().log().into_iter();
+        lines.map(|line| line.text).collect::<Vec<_>>()
+    };
+    let event = eventually(LONG_TIMEOUT, "the first key is logged", async || {
+        let names_file = |line: &String| line.contains("first-admin-key.txt");
+        lines().into_iter().find(names_file)
+    })
+    .await;
+    let home = world.relay.config().parent().unwrap();
+    first_secret(home, &event);
+    for line in lines() {
+        let parsed = serde_json::from_str::<serde_json::Value>(&line);
+        assert!(parsed.is_ok_and(|line| line.is_object()), "{line}");
+        assert!(!line.contains("ibs_"), "{line}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn programs_leave_no_core_dump() {

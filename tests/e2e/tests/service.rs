@@ -177,3 +177,39 @@ async fn install_permits_the_directories_of_logs() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn install_without_start_warns_of_what_fails() {
+    let Some(manager) = Manager::new() else {
+        return;
+    };
+    let world = TestEnv::start().await;
+    let config = world.bridge_config();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let install = ["--no-start", "--user", "daemon"];
+    let said = manager.install(&world, &install).await.success();
+    assert!(
+        said.contains("warning: the service would not work as the user daemon"),
+        "{said}"
+    );
+    assert!(manager.unit().exists());
+    assert_eq!(manager.read("calls"), "");
+}
+
+#[tokio::test]
+async fn install_names_a_missing_unit_directory() {
+    let Some(manager) = Manager::new() else {
+        return;
+    };
+    let world = TestEnv::start().await;
+    let none = manager.dir.join("none");
+    let mut install = command("integration-bridge");
+    install.args(["service", "install", "--no-start", "--user", "root"]);
+    install.arg("--unit-dir").arg(&none);
+    install.arg("--config").arg(world.bridge_config());
+    let error = finish("service install", install, LONG_TIMEOUT)
+        .await
+        .failure();
+    assert!(error.contains("--unit-dir"), "{error}");
+    assert!(!error.contains("as root"), "{error}");
+}

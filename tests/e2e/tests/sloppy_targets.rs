@@ -1,7 +1,8 @@
 //! Targets that write their own HTTP: what browsers, curl and nginx take is passed on, clean. What is refused is
-//! `target_protocol`, at once.
+//! `target_protocol`, at once. A head that exceeds a limit is `response_too_large`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use http::Method;
 use std::time::Instant;
 use support::setup::Endpoint;
 use support::{Ask, RawTarget, TIMEOUT, TestEnv};
@@ -94,6 +95,31 @@ const ROWS: &[Row] = &[
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         None,
     ),
+    passed(
+        "coding that is none",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        None,
+    ),
+    refused(
+        "coding before chunks",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ),
+    refused(
+        "coding until the close",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
+    ),
+    refused(
+        "chunk size that is no number",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    ),
+    refused(
+        "chunks with bare LF",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n",
+    ),
+    refused(
+        "chunk longer than its size",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    ),
     refused(
         "length with a sign",
         b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
@@ -136,12 +162,7 @@ async fn sloppy_heads_are_cleaned_or_refused() {
         let body: &[u8] = if has_body { b"" } else { b"hello" };
         targets.push(RawTarget::start([row.head, body].concat()).await);
     }
-    let builder = TestEnv::bare().bridge(|bridge| bridge.set("targets.health_interval", "off"));
-    let endpoints = targets.iter().enumerate();
-    let builder = endpoints.fold(builder, |builder, (number, target)| {
-        builder.endpoint(Endpoint::new(&format!("e{number}"), target.url("/")))
-    });
-    let env = builder.start().await;
+    let env = serve(&targets).await;
     for (number, row) in ROWS.iter().enumerate() {
         let began = Instant::now();
         let ask = Ask::get(format!("/v1/endpoints/e{number}/")).key(&env.caller);
@@ -163,5 +184,91 @@ async fn sloppy_heads_are_cleaned_or_refused() {
             let got: Vec<&str> = got.split_ascii_whitespace().collect();
             assert_eq!(got.join(" "), value, "{}", row.name);
         }
+    }
+}
+
+/// Starts a bridge with an endpoint `e0`, `e1` and so on for each target.
+async fn serve(targets: &[RawTarget]) -> TestEnv {
+    let builder = TestEnv::bare().bridge(|bridge| bridge.set("targets.health_interval", "off"));
+    let endpoints = targets.iter().enumerate();
+    let builder = endpoints.fold(builder, |builder, (number, target)| {
+        builder.endpoint(Endpoint::new(&format!("e{number}"), target.url("/")))
+    });
+    builder.start().await
+}
+
+#[tokio::test]
+async fn unusable_response_names_what_is_wrong() {
+    let fields = "Set-Cookie: a=1\r\n".repeat(100);
+    let (large, larger) = ("v".repeat(66_000), "v".repeat(300_000));
+    let length = "Content-Length: 5\r\n\r\nhello";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    let rows = [
+        (
+            format!("{chunked}zz\r\nhello\r\n0\r\n\r\n"),
+            ("target_protocol", "a chunk size"),
+        ),
+        (
+            format!("{chunked}2\r\nhello\r\n0\r\n\r\n"),
+            ("target_protocol", "the end of a chunk"),
+        ),
+        (
+            "Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_owned(),
+            ("target_protocol", "a transfer coding other than chunked"),
+        ),
+        (
+            format!("{fields}{length}"),
+            ("response_too_large", "at most 100 fields"),
+        ),
+        (
+            format!("X-Big: {large}\r\n{length}"),
+            ("response_too_large", "x-big has 66000 bytes"),
+        ),
+        (
+            format!("X-Big: {larger}\r\n{length}"),
+            ("response_too_large", "96 KiB"),
+        ),
+    ];
+    let mut targets = Vec::new();
+    for (rest, _) in &rows {
+        targets.push(RawTarget::start(format!("HTTP/1.1 200 OK\r\n{rest}")).await);
+    }
+    let env = serve(&targets).await;
+    for (number, (_, (code, words))) in rows.iter().enumerate() {
+        let ask = Ask::get(format!("/v1/endpoints/e{number}/")).key(&env.caller);
+        let answer = env.api.send(ask).await;
+        let text = answer.text();
+        assert_eq!(answer.code(), *code, "{words}: {text}");
+        assert_eq!(answer.execution(), "executed", "{words}: {text}");
+        assert!(text.contains(*words), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn response_to_head_has_a_valid_length_or_none() {
+    let refused = Err("target_protocol");
+    let rows = [
+        ("200 OK\r\nContent-Length: 7", Ok(Some("7"))),
+        ("200 OK\r\nTransfer-Encoding: gzip, chunked", Ok(None)),
+        ("204 No Content\r\nContent-Length: 5", Ok(None)),
+        ("200 OK\r\nContent-Length:", refused),
+        ("200 OK\r\nContent-Length: 99999999999999999999999", refused),
+    ];
+    let mut targets = Vec::new();
+    for (head, _) in rows {
+        targets.push(RawTarget::start(format!("HTTP/1.1 {head}\r\n\r\n")).await);
+    }
+    let env = serve(&targets).await;
+    for (number, (head, expected)) in rows.iter().enumerate() {
+        let path = format!("/v1/endpoints/e{number}/");
+        let answer = env
+            .api
+            .send(Ask::new(Method::HEAD, path).key(&env.caller))
+            .await;
+        let length = match answer.header("bridge-error") {
+            Some(code) => Err(code),
+            None => Ok(answer.header("content-length")),
+        };
+        assert_eq!(length, *expected, "{head}");
     }
 }

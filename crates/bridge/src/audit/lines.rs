@@ -15,6 +15,7 @@ use names::{close_gaps, numbers_in, rotated_name};
 use resume::{End, Signer, broken_since, cut_half_line, first_line, last_line, read_head, signer};
 use ring::digest::{SHA256, digest};
 use runtime::files::{Dir, Owner};
+use runtime::peer_text::escape;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -256,7 +257,10 @@ impl Lines {
         if let (Some(line), Value::Object(event)) = (line.as_object_mut(), event) {
             line.extend(event);
         }
-        let mut text = serde_json::to_vec(&line)?;
+        // JSON allows characters in strings that a terminal obeys, such as changes of direction. Escaped, it is the
+        // same document, also where an event has a text that its author has not escaped.
+        let text = serde_json::to_string(&line)?;
+        let mut text = escape(&text).into_owned().into_bytes();
         let hash = sha256(&text);
         text.push(b'\n');
         if let Err(error) = self.file.write_all(&text) {

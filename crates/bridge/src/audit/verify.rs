@@ -30,6 +30,8 @@ pub(crate) struct Verified {
     pub(crate) hash: String,
     /// The line up to which the bridge has signed.
     pub(crate) signed: u64,
+    /// The bytes of a last line that is not complete, as after a crash; 0 if it is.
+    pub(crate) unfinished_bytes: u64,
     /// What cannot be concluded. Empty for a valid file.
     pub(crate) unproved: Vec<Unproved>,
 }
@@ -150,8 +152,14 @@ pub(crate) fn verify(
         }),
     }
     let mut chain = Chain::default();
+    let mut unfinished_bytes = 0;
     for file in &files {
-        read(file, &mut chain, &all)?;
+        // A rotated file was complete before it was renamed.
+        let end = match file == path {
+            true => End::MayBeUnfinished,
+            false => End::Complete,
+        };
+        unfinished_bytes = read(file, end, &mut chain, &all)?;
     }
     let (first, last) = chain.first.zip(chain.last).ok_or_else(|| Broken::Empty {
         path: path.to_owned(),
@@ -212,6 +220,7 @@ pub(crate) fn verify(
         last: last.0,
         hash: last.1,
         signed: head.map_or(0, |head| head.seq),
+        unfinished_bytes,
         unproved,
     })
 }
@@ -227,7 +236,14 @@ pub(super) fn check_since(files: &[PathBuf], seq: u64, hash: &str) -> Result<(),
     };
     let mut chain = Chain::default();
     for file in files {
-        read(file, &mut chain, std::slice::from_ref(&anchor)).map_err(|error| error.to_string())?;
+        // The bridge has removed an unfinished line before.
+        read(
+            file,
+            End::Complete,
+            &mut chain,
+            std::slice::from_ref(&anchor),
+        )
+        .map_err(|error| error.to_string())?;
     }
     match chain.first {
         Some((first, _)) if first > seq.max(1) => {
@@ -292,24 +308,48 @@ impl Chain {
     }
 }
 
-fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken> {
+/// Whether a file may end in the middle of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// A crash or a power failure may have left a part of a line, or zeros in its place. If the bridge had signed the
+    /// line, it is missing before the head.
+    MayBeUnfinished,
+    /// Every line is complete.
+    Complete,
+}
+
+/// Reads a file, and continues the chain. Returns the bytes of an unfinished last line, which is no part of the chain.
+fn read(path: &Path, end: End, chain: &mut Chain, anchors: &[Anchor]) -> Result<u64, Broken> {
     let failed = |source| Broken::Io {
         path: path.to_owned(),
         source,
     };
-    let file = runtime::files::open(path).map_err(failed)?;
-    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-        let line = line.map_err(failed)?;
+    let mut file = BufReader::new(runtime::files::open(path).map_err(failed)?);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+            break;
+        }
+        let is_finished = line.last() == Some(&b'\n');
+        if is_finished {
+            line.pop();
+        }
         let broken = |what: String| Broken::Line {
             path: path.to_owned(),
-            line: number + 1,
+            line: number,
             what,
         };
-        if line.len() > LINE_MAX_BYTES {
-            return Err(broken("the line is too long".into()));
-        }
-        let value: Value =
-            serde_json::from_slice(&line).map_err(|_| broken("the line is not JSON".into()))?;
+        let value = match serde_json::from_slice::<Value>(&line) {
+            // No part of an object is valid JSON.
+            Err(_) if !is_finished && end == End::MayBeUnfinished => {
+                return Ok(line.len() as u64);
+            }
+            _ if line.len() > LINE_MAX_BYTES => {
+                return Err(broken("the line is too long".into()));
+            }
+            value => value.map_err(|_| broken("the line is not JSON".into()))?,
+        };
         let seq = value["seq"]
             .as_u64()
             .ok_or_else(|| broken("the line has no seq".into()))?;
@@ -339,7 +379,7 @@ fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken
         chain.first.get_or_insert_with(|| (seq, prev.to_owned()));
         chain.last = Some((seq, hash));
     }
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -540,6 +580,38 @@ mod tests {
         verify(&path, None, key.public(), &[]).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("\"half_line_bytes\":15"), "{text}");
+    }
+
+    /// As `kill -9` or a power failure leaves it, before the bridge runs again.
+    #[test]
+    fn unfinished_last_line_is_no_defect() {
+        let dir = TempDir::new("audit-unfinished");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        write(&path, &key, 1 << 20, 3);
+        let good = fs::read(&path).unwrap();
+        let found = verify(&path, None, key.public(), &[]).unwrap();
+        assert_eq!((found.last, found.unfinished_bytes), (5, 0));
+        for tail in [&b"{\"seq\":6,\"at\":1"[..], &[0; 500], b"{"] {
+            fs::write(&path, [&good[..], tail].concat()).unwrap();
+            let found = verify(&path, None, key.public(), &[]).unwrap();
+            assert_eq!((found.last, found.signed), (5, 5));
+            assert_eq!(found.unfinished_bytes, tail.len() as u64);
+            assert!(found.unproved.is_empty(), "{found:?}");
+        }
+        // With a line break it is a line, which the bridge has not written.
+        fs::write(&path, [&good[..], b"{\"seq\":6\n"].concat()).unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("the line is not JSON"), "{error}");
+        // A line that the bridge has signed was complete.
+        fs::write(&path, &good[..good.len() - 20]).unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("its end was cut off"), "{error}");
+        // A rotated file was complete, too.
+        fs::write(rotated(&path, 1), &good[..good.len() - 20]).unwrap();
+        fs::write(&path, "").unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("the line is not JSON"), "{error}");
     }
 
     fn failure(path: &Path, key: &Key) -> String {

@@ -125,6 +125,14 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
              starts or rotates the next time"
         ));
     }
+    if found.unfinished_bytes > 0 {
+        print(&format!(
+            "the last line is not complete ({} after line {}), as after a crash; the bridge removes it at its next \
+             start",
+            runtime::output::counted(found.unfinished_bytes, "byte"),
+            found.last
+        ));
+    }
     for unproved in &found.unproved {
         print(&format!("it cannot be concluded {unproved}"));
     }

@@ -1,6 +1,6 @@
 //! `credential`: named secrets for targets, stored on this machine.
 
-use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
+use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime, warn};
 use super::secret_input::{Wanted, private_key, secret};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
@@ -13,6 +13,7 @@ use runtime::value::Form;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
+use transport::tls::inspect_chain;
 
 /// `credential`.
 #[derive(Debug, Subcommand)]
@@ -164,7 +165,13 @@ fn set(args: SetArgs) -> Outcome {
         let bytes = pem::read_file(path).map_err(|error| error.detail());
         let chain = bytes.and_then(|bytes| pem::certificates_in(&bytes)?.whole());
         chain
-            .map(|chain| chain.ders().iter().map(pem::certificate_text).collect())
+            .map(|chain| {
+                // It is stored all the same: a clock may be wrong, and the target decides.
+                for warning in inspect_chain(&chain.all) {
+                    warn(&format!("--certificate-file {}: {warning}", path.display()));
+                }
+                chain.ders().iter().map(pem::certificate_text).collect()
+            })
             .map_err(|detail| format!("--certificate-file {}: {detail}", path.display()))
     });
     let (what, form) = match args.kind {

@@ -1,7 +1,7 @@
 //! `pair`: registers this bridge with the relay.
 
 use super::common::{ConfigArg, DONE, Outcome, print, short_runtime, warn};
-use super::secret_input::{SECRET_ENV, Wanted, secret};
+use super::secret_input::{SECRET_ENV, SECRET_FILE_ENV, Wanted, secret};
 use crate::config::{Config, check_name};
 use crate::pairing::{self, ApiKey};
 use clap::Args;
@@ -24,8 +24,8 @@ pub(super) struct PairArgs {
     /// The client id of the API key.
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// The file with the client secret of the API key; "-" is standard input. Defaults to the environment
-    /// variable BRIDGE_CLIENT_SECRET, or else a prompt.
+    /// The file with the client secret of the API key; "-" is standard input. Defaults to the file that the environment
+    /// variable BRIDGE_CLIENT_SECRET_FILE names, else to the variable BRIDGE_CLIENT_SECRET, or else a prompt.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
     /// The name of the bridge. Defaults to `bridge.name` of the config.
@@ -51,13 +51,24 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
     }
     let client_id = value::read(Form::Key, args.client_id.as_bytes())
         .map_err(|error| format!("--client-id: {error}"))?;
+    // As for `run`, so that one environment serves both.
+    let (option, file) = match args.client_secret_file {
+        Some(file) => ("--client-secret-file", Some(file)),
+        None => match value::variable(Form::Setting, SECRET_FILE_ENV) {
+            Ok(Some(file)) => (SECRET_FILE_ENV, Some(PathBuf::from(file))),
+            Ok(None) => ("--client-secret-file", None),
+            Err(error) => {
+                return Err(format!("environment variable {SECRET_FILE_ENV}: {error}").into());
+            }
+        },
+    };
     let wanted = Wanted {
         what: "client secret",
         form: Form::Key,
-        option: "--client-secret-file",
+        option,
         variable: Some(SECRET_ENV),
     };
-    let client_secret = secret(wanted, args.client_secret_file.as_deref())?;
+    let client_secret = secret(wanted, file.as_deref())?;
     // The relay would count it as a failed authentication, and may block this address after some.
     if client_secret.is_empty() {
         return Err(

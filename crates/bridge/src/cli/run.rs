@@ -3,11 +3,12 @@
 //! SIGTERM and SIGINT drain the bridge; a second one exits immediately. SIGHUP reloads the config and opens the log files again.
 
 use super::common::{ConfigArg, DONE, FAILED, Outcome};
-use super::secret_input::{SECRET_ENV, Wanted, secret};
+use super::secret_input::{SECRET_ENV, SECRET_FILE_ENV, Wanted, secret};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::logging;
+use crate::own_files;
 use crate::pairing::{self, ApiKey, PairError};
 use crate::text::error_chain;
 use runtime::value::{self, Form, ValueError};
@@ -15,12 +16,13 @@ use std::path::Path;
 use transport::backoff::Reconnect;
 use transport::workers::{WorkerShare, builder};
 
-/// The API key with which `run` pairs: its client id, and the file with its secret.
+/// The client id of the API key with which `run` pairs.
 const CLIENT_ID_ENV: &str = "BRIDGE_CLIENT_ID";
-const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
+    // Before the log is opened: in the place of another file it would destroy it.
+    own_files::check(&config)?;
     logging::start(&config.log, config.bridge.data_dir.get())?;
     let is_in_file = config.log.file.is_some();
     let outcome = run_with_log(config);

@@ -12,6 +12,9 @@ use std::path::Path;
 /// The environment variable with the client secret of an API key.
 pub(super) const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
 
+/// The environment variable with the path of a file that holds that secret. It comes first.
+pub(super) const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
+
 /// Longest secret that is read, in bytes. A private key in PEM fits.
 const SECRET_MAX_BYTES: usize = 64 * 1024;
 

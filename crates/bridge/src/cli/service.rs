@@ -43,7 +43,8 @@ pub(super) struct UnitArgs {
     /// The directory in which the service manager finds units.
     #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
     unit_dir: PathBuf,
-    /// Only write or remove the file, without calling the service manager.
+    /// Only write or remove the file, without calling the service manager. `install` then only warns of what would not
+    /// work.
     #[arg(long)]
     no_start: bool,
 }

@@ -20,6 +20,7 @@ use crate::text::{error_chain, unhex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use runtime::pem::read_file;
 use runtime::shortage::in_words;
 use serde::Serialize;
 use std::error::Error;
@@ -230,9 +231,9 @@ fn known_secrets(
         if environment::is_secret(name) {
             redactor.know(value);
             if name.ends_with("_FILE")
-                && let Ok(text) = std::fs::read_to_string(value)
+                && let Ok(text) = read_file(Path::new(value))
             {
-                redactor.know(&text);
+                redactor.know(&String::from_utf8_lossy(&text));
             }
         }
         // User and password of a proxy, in whatever variable the proxy is configured.
@@ -281,8 +282,8 @@ fn known_secrets(
         }
     }
     for key in [
-        key_file.map(std::fs::read),
-        Some(std::fs::read(data_dir.join(OWN_KEY_FILE))),
+        key_file.map(read_file),
+        Some(read_file(&data_dir.join(OWN_KEY_FILE))),
     ] {
         if let Some(Ok(key)) = key {
             redactor.know_bytes(&key);

@@ -1,6 +1,7 @@
 //! Values that `[relay]` and `[targets]` share: the proxy, and the oldest TLS version.
 
 use runtime::from_text;
+use runtime::userinfo::UserinfoError;
 use runtime::value::{self, Form};
 use std::str::FromStr;
 use transport::dial::{Proxy, ProxyError};
@@ -63,6 +64,9 @@ impl FromStr for ProxySetting {
                  HTTPS_PROXY"
                     .into())
             }
+            url if runtime::userinfo::check(url) == Err(UserinfoError::Separator) => {
+                Err("not a proxy: write :// after the scheme, as in \"http://proxy.example.com:3128\"".into())
+            }
             // A user and password without a host.
             url if runtime::userinfo::check(url).is_err() => {
                 Err("not a proxy: the port must be a number, as in \"http://proxy.example.com:3128\"".into())
@@ -97,7 +101,11 @@ impl ProxySetting {
 fn from_environment() -> Result<Proxy, ProxyError> {
     let mut set = Vec::new();
     for name in Proxy::VARIABLES {
-        match value::variable(Form::Setting, name) {
+        let form = match name.eq_ignore_ascii_case("NO_PROXY") {
+            true => Form::List,
+            false => Form::Setting,
+        };
+        match value::variable(form, name) {
             Ok(text) => set.extend(text.map(|text| (name, text))),
             Err(error) => {
                 let (name, why) = (name.to_owned(), format!("cannot be used: {error}"));

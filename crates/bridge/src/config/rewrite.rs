@@ -5,7 +5,7 @@
 pub(crate) struct Rewrite {
     /// `"location"`: the fields `Location` and `Content-Location`.
     pub(crate) location: bool,
-    /// `"cookies"`: `Path` and `Domain` in the fields `Set-Cookie`.
+    /// `"cookies"`: `Path` and `Domain` in the fields `Set-Cookie`, so that a cookie is sent to this endpoint alone.
     pub(crate) cookies: bool,
 }
 

@@ -342,6 +342,21 @@ fn environment_mistake_shows_no_text_value() {
     assert_eq!(error.place(), place, "{error}");
 }
 
+#[test]
+fn wrong_list_in_a_variable_shows_its_own_form() {
+    let dir = crate::testing::TempDir::new("environment-lists");
+    let path = dir.path().join("bridge.toml");
+    std::fs::write(&path, MINIMAL).unwrap();
+    for (variable, form) in [
+        ("BRIDGE_ALLOW", "[{host = "),
+        ("BRIDGE_ENDPOINTS", "[{name = "),
+    ] {
+        let get = |name: &str| (name == variable).then(|| "alm".to_owned());
+        let error = Config::load_with(&path, get).unwrap_err().to_string();
+        assert!(error.contains(variable) && error.contains(form), "{error}");
+    }
+}
+
 fn example(name: &str) -> String {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
     std::fs::read_to_string(dir.join(name)).unwrap()
@@ -364,7 +379,7 @@ fn change_that_needs_a_restart_is_named() {
     let change = |text: &str| runtime::config::first_change(&old, &parse(text).unwrap());
     let reloadable = format!(
         "{MINIMAL}paused = true\n[targets]\nhttp2 = false\n[limits]\nrequest_max = \"1MiB\"\n\
-         [[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\n[log]\nlevel = \"debug\"\n"
+         [[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\n"
     );
     assert_eq!(change(&reloadable), None);
     // The default, in other words.
@@ -375,6 +390,10 @@ fn change_that_needs_a_restart_is_named() {
         ("[audit]\nfile = \"a\"\n", "audit.file"),
         ("[deliveries]\nbody_max = \"2MiB\"\n", "deliveries.body_max"),
         ("[metrics]\nlisten = \"127.0.0.1:1\"\n", "metrics.listen"),
+        ("[log]\nlevel = \"debug\"\n", "log.level"),
+        ("[log]\nformat = \"json\"\n", "log.format"),
+        ("[log]\nfile = \"bridge.log\"\n", "log.file"),
+        ("[log]\nfiles = 9\n", "log.files"),
     ] {
         let changed = change(&format!("{MINIMAL}{added}"));
         assert_eq!(changed.as_deref(), Some(key));

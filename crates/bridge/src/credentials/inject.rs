@@ -1,7 +1,8 @@
 //! Adds a credential to a request, and removes the response fields that reveal it.
 
-use super::alm::{Jar, Login, SignIn, paths};
-use super::{Credential, Kind, Origin};
+use super::alm::{Jar, SignIn, paths};
+use super::{Credential, FORM_MIN_BYTES, Kind, Origin};
+use crate::redact::Forms;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -21,33 +22,31 @@ pub(crate) struct Injection {
 /// Removes the fields of a response that would reveal a credential: in its head, in the informational heads
 /// before it, and in its trailers.
 pub(crate) struct Cleaner {
-    has_session: bool,
-    secrets: Vec<Vec<u8>>,
+    forms: Arc<Forms>,
+    /// Values of the session's cookies, for a credential that signs in.
+    session: Option<Vec<String>>,
 }
 
 impl std::fmt::Debug for Cleaner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cleaner")
-            .field("has_session", &self.has_session)
+            .field("has_session", &self.session.is_some())
             .finish_non_exhaustive()
     }
 }
 
 impl Cleaner {
-    /// Removes fields that repeat the credential, and the cookies of its session, which stay on this machine.
+    /// Removes fields that repeat the credential in any of its forms, and the cookies of its session, which stay on
+    /// this machine.
     pub(crate) fn clean(&self, headers: &mut HeaderMap) {
-        if self.has_session {
+        if self.session.is_some() {
             // The session is the bridge's: with its cookies, a caller could use it without the bridge.
             headers.remove(http::header::SET_COOKIE);
         }
-        let reveals = |value: &HeaderValue| {
-            let value = value.as_bytes();
-            let has = |part: &Vec<u8>| value.windows(part.len()).any(|window| window == part);
-            self.secrets.iter().any(has)
-        };
+        let cookies = self.session.as_deref().unwrap_or_default();
         let revealing: Vec<HeaderName> = headers
             .iter()
-            .filter(|(_, value)| reveals(value))
+            .filter(|(_, value)| self.forms.are_in(value.as_bytes(), cookies))
             .map(|(name, _)| name.clone())
             .collect();
         for name in revealing {
@@ -220,37 +219,15 @@ impl Injection {
 
     /// Returns what removes it from the fields of a response.
     pub(crate) fn cleaner(&self) -> Cleaner {
+        let cookies = |jar: &Arc<Jar>| {
+            let mut values = jar.secrets();
+            values.retain(|value| value.len() >= FORM_MIN_BYTES);
+            values
+        };
         Cleaner {
-            has_session: self.jar.is_some(),
-            secrets: self.secrets(),
+            forms: self.credential.forms().clone(),
+            session: self.jar.as_ref().map(cookies),
         }
-    }
-
-    /// Returns the texts that must not be in a response. Very short ones are left out: they would match in any
-    /// field.
-    fn secrets(&self) -> Vec<Vec<u8>> {
-        let mut all: Vec<String> = Vec::new();
-        match &self.credential.kind {
-            Kind::Basic { user, password } => {
-                all.push(STANDARD.encode(format!("{user}:{}", password.expose())));
-                all.push(password.expose().to_owned());
-            }
-            Kind::Bearer { token: secret } | Kind::Header { value: secret, .. } => {
-                all.push(secret.expose().to_owned());
-            }
-            Kind::Alm { login, .. } => {
-                if let Login::Password { user, password } = login {
-                    all.push(STANDARD.encode(format!("{user}:{}", password.expose())));
-                }
-                all.push(login.secret().expose().to_owned());
-            }
-            Kind::Certificate(_) => {}
-        }
-        if let Some(jar) = &self.jar {
-            all.extend(jar.secrets());
-        }
-        all.retain(|text| text.len() >= 6);
-        all.into_iter().map(String::into_bytes).collect()
     }
 }
 
@@ -262,8 +239,12 @@ mod tests {
     use http::Method;
 
     fn of(kind: &str, header: Option<&str>) -> Injection {
+        with_secret(kind, header, "open-sesame")
+    }
+
+    fn with_secret(kind: &str, header: Option<&str>, secret: &str) -> Injection {
         let user = Some("me".to_owned());
-        let kind = make_kind(kind, user, None, header, None, Secret::new("open-sesame")).unwrap();
+        let kind = make_kind(kind, user, None, header, None, Secret::new(secret)).unwrap();
         let origin = vec!["https://alm.corp.example".parse().unwrap()];
         let credential = Arc::new(checked("alm", kind, origin).unwrap());
         let target = Target::parse("https://alm.corp.example/qcbin/rest").unwrap();
@@ -327,5 +308,70 @@ mod tests {
         injection.cleaner().clean(&mut headers);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("set-cookie"));
+    }
+
+    /// Returns which of the values a cleaner leaves in a response.
+    fn left<'a>(injection: &Injection, values: &[&'a str]) -> Vec<&'a str> {
+        let cleaner = injection.cleaner();
+        let stays = |value: &&&str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-echo", value.parse().unwrap());
+            cleaner.clean(&mut headers);
+            !headers.is_empty()
+        };
+        values.iter().filter(stays).copied().collect()
+    }
+
+    #[test]
+    fn encoded_secret_in_a_response_is_removed() {
+        let injection = with_secret("basic", None, "p@ss/word+1 %x");
+        let revealing = [
+            "https://x.example/cb?pw=p%40ss%2Fword%2B1%20%25x",
+            "https://x.example/cb?pw=p%40ss%2fword%2b1+%25x",
+            "https://x.example/cb?pw=p@ss/word%2B1%20%25x&a=1",
+            "/login?return=%2Fcb%3Fpw%3Dp%2540ss%252Fword%252B1%2520%2525x",
+            "p@ss/word+1 %x",
+            "{\"pw\":\"p@ss\\/word+1 %x\"}",
+            "p&#64;ss/word+1 %x",
+            // The password alone, and with its user, in base64 and base64url.
+            "cEBzcy93b3JkKzEgJXg=",
+            "a cEBzcy93b3JkKzEgJXg here",
+            "bWU6cEBzcy93b3JkKzEgJXg=",
+            "bWU6cEBzcy93b3JkKzEgJXg",
+            "bWU6cEBzcy93b3JkKzEgJXg%3D",
+            "704073732f776f72642b31202578",
+            "704073732F776F72642B31202578",
+        ];
+        assert!(left(&injection, &revealing).is_empty());
+        let others = [
+            "https://x.example/cb?pw=p%40ss%2Fother&n=100%",
+            "W/\"704073732f\"",
+            "a=1&b=%2F",
+        ];
+        assert_eq!(left(&injection, &others), others);
+        // base64 and base64url differ here.
+        let injection = with_secret("basic", None, "???>>>~~~");
+        let revealing = ["Pz8/Pj4+fn5+", "Pz8_Pj4-fn5-", "bWU6Pz8_Pj4-fn5-"];
+        assert!(left(&injection, &revealing).is_empty());
+    }
+
+    #[test]
+    fn header_secret_without_its_scheme_is_removed() {
+        let header = Some("authorization");
+        let token = with_secret("header", header, "Token abcdef123456");
+        let revealing = [
+            "Token abcdef123456",
+            "abcdef123456",
+            "token=abcdef123456",
+            "616263646566313233343536",
+        ];
+        assert!(left(&token, &revealing).is_empty());
+        assert_eq!(left(&token, &["Token", "abcdef"]), ["Token", "abcdef"]);
+        let basic = with_secret("header", header, "Basic bWU6b3Blbi1zZXNhbWU=");
+        let revealing = ["open-sesame", "bWU6b3Blbi1zZXNhbWU", "me:open-sesame"];
+        assert!(left(&basic, &revealing).is_empty());
+        // A short part may be an ordinary word.
+        let short = with_secret("header", header, "Secret on");
+        assert_eq!(left(&short, &["on", "Secret"]), ["on", "Secret"]);
     }
 }

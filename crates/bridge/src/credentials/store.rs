@@ -303,13 +303,12 @@ impl Store {
         let parts: Parts = serde_json::from_slice(&plain).map_err(|_| sealed())?;
         let origins: Result<Vec<Origin>, _> =
             entry.origins.iter().map(|origin| origin.parse()).collect();
-        Ok(Credential {
-            kind: parts
-                .into_kind(&entry.kind)
-                .map_err(|error| self.damaged(error))?,
-            origins: origins.map_err(|error| self.damaged(error))?,
-            name: entry.name.clone(),
-        })
+        let kind = parts.into_kind(&entry.kind);
+        Ok(Credential::new(
+            entry.name.clone(),
+            kind.map_err(|error| self.damaged(error))?,
+            origins.map_err(|error| self.damaged(error))?,
+        ))
     }
 }
 
@@ -496,11 +495,7 @@ pub(crate) fn checked(name: &str, kind: Kind, origins: Vec<Origin>) -> Result<Cr
              --origin https://host, or name the credential in an [[endpoint]] of the config first"
         ));
     }
-    Ok(Credential {
-        name: name.to_owned(),
-        kind,
-        origins,
-    })
+    Ok(Credential::new(name.to_owned(), kind, origins))
 }
 
 #[cfg(test)]

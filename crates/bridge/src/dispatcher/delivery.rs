@@ -111,7 +111,7 @@ pub(super) async fn serve(
         .client
         .open(&plan, &request, attempts.reuse())
         .await
-        .map_err(|failure| with_trust_keys(failure, candidate.rule()))?;
+        .map_err(|failure| with_trust_keys(failure, candidate.rule(), &active.config))?;
     // A request that is not valid HTTP is rejected here: after the intent it would count as executed.
     exchange.build_request_head(&opened.0, injection.as_ref())?;
     if exchange.must_be_signed() {

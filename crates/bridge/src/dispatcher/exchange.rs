@@ -112,7 +112,7 @@ impl Exchange {
         // Held until the response was forwarded: the quota counts whole exchanges.
         let _permit = self.acquire_quota(&candidate)?;
         let served = self.serve_allowed(nonces, &candidate, recv).await;
-        served.map_err(|failure| with_trust_keys(failure, candidate.rule()))
+        served.map_err(|failure| with_trust_keys(failure, candidate.rule(), &self.active.config))
     }
 
     /// Serves an exchange that the rules allow.

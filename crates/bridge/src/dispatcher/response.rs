@@ -9,7 +9,7 @@
 mod head;
 mod peek;
 
-pub(super) use head::is_auth_bound;
+pub(super) use head::{is_auth_bound, too_large_for_wire};
 pub(super) use peek::PeekedBody;
 
 use super::deadlines::timed_out;

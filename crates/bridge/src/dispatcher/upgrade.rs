@@ -194,11 +194,8 @@ async fn switch(
         let detail = "the target switched to another protocol, which was not requested";
         return Err(failed(detail.into()));
     };
-    let headers = to_wire_with_upgrade(response.headers(), chosen, |_| false).map_err(|error| {
-        failed(format!(
-            "the head of the target's response cannot be passed on: {error}"
-        ))
-    })?;
+    let headers = to_wire_with_upgrade(response.headers(), chosen, |_| false)
+        .map_err(|error| response::too_large_for_wire(response.headers(), error))?;
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| {
         failed(format!(
             "the target's connection was lost when it switched: {error}"

@@ -133,11 +133,16 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         ));
         return;
     };
-    checks.push(match status {
-        200 => Check::ok("relay", format!("{} responds", config.relay.url)),
-        other => Check::fail(
+    let found = format!(
+        "{} responds to GET /healthz with {status}",
+        config.relay.url
+    );
+    checks.push(match (status, &look.redirect) {
+        (200, _) => Check::ok("relay", format!("{} responds", config.relay.url)),
+        (_, Some(why)) => Check::fail("relay", format!("{found}: {why}"), why.remedy()),
+        (_, None) => Check::fail(
             "relay",
-            format!("{} responds to GET /healthz with {other}", config.relay.url),
+            found,
             "check relay.url; a middlebox may respond instead of the relay",
         ),
     });

@@ -87,16 +87,15 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     }
 }
 
-/// Returns the remedy of a failure whose text has none.
+/// Returns the remedy of a failure whose text has none; empty where no remedy fits all of its causes.
 fn advice(code: Code) -> &'static str {
     match code {
         Code::TargetDns => "check the host name, and that the resolver of this machine knows it",
         Code::TargetRefused => {
             "check that the target runs, and that no firewall blocks this machine"
         }
-        Code::TargetTls => {
-            "check the certificate of the target, and ca_file of the endpoint or of [targets]"
-        }
+        // Each cause has its own remedy, and another one would contradict it.
+        Code::TargetTls => "",
         Code::TargetTimeout => {
             "check that the target responds; raise head_timeout of the endpoint if it is slow"
         }

@@ -80,7 +80,7 @@ async fn run(
     let opening = active.client.open_new(&plan, &connecting, attempts.reuse());
     let opened = opening
         .await
-        .map_err(|failure| with_trust_keys(failure, candidate.rule()))?;
+        .map_err(|failure| with_trust_keys(failure, candidate.rule(), &active.config))?;
     probe.connected = Some(opened.0.socket_addr());
     if !sends_request {
         return Ok(());

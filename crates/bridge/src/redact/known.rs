@@ -1,4 +1,5 @@
-//! The encodings in which a known secret may appear in logs, configs and documents.
+//! The encodings in which a known secret may appear in logs, configs, documents and responses. Escapes in any mixture
+//! are removed before the search (`escapes`); those here are needed where the secret itself looks like an escape.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -12,8 +13,14 @@ pub(super) fn encodings(secret: &[u8]) -> Vec<String> {
     let mut all = Vec::new();
     if let Ok(text) = std::str::from_utf8(secret) {
         all.push(text.to_owned());
-        all.push(json(text, false));
-        all.push(json(text, true));
+        // Forms write a blank so, also where nothing else is encoded.
+        all.push(text.replace(' ', "+"));
+        for is_ascii in [false, true] {
+            let json = json(text, is_ascii);
+            // Some programs escape it, so that no `</script>` is in a page.
+            all.push(json.replace('/', "\\/"));
+            all.push(json);
+        }
         // As in `{:?}` of this program's own messages.
         all.push(text.escape_debug().to_string());
         all.push(
@@ -37,9 +44,12 @@ pub(super) fn encodings(secret: &[u8]) -> Vec<String> {
         all.push(lower_hex(&encoded).replace("%20", "+"));
         all.push(encoded);
     }
-    let hex = crate::text::hex(secret);
-    all.push(hex.to_ascii_uppercase());
-    all.push(hex);
+    let pairs: Vec<String> = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    for separator in ["", ":", "-", " "] {
+        let hex = pairs.join(separator);
+        all.push(hex.to_ascii_uppercase());
+        all.push(hex);
+    }
     for alignment in 0..3 {
         all.extend(base64_part(&STANDARD_NO_PAD, secret, alignment));
         all.extend(base64_part(&URL_SAFE_NO_PAD, secret, alignment));
@@ -51,7 +61,6 @@ pub(super) fn encodings(secret: &[u8]) -> Vec<String> {
         all.push(format!("{encoded}{padding}"));
         all.push(encoded);
     }
-    all.retain(|text| text.len() >= 3);
     all
 }
 

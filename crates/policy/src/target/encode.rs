@@ -1,14 +1,29 @@
 //! Percent-encoding of characters that a request line cannot carry, where a client sends them all the same: `"`, `<`
-//! and `>` in a query, `<`, `>` and a backquote in a path. Everything else stays as it is.
+//! and `>` in a query, `<`, `>` and a backquote in a path, and the bytes of characters that are not ASCII in both.
+//! Everything else stays as it is.
 
 /// Whether a byte must be encoded in a path.
 fn is_bad_in_path(byte: u8) -> bool {
-    matches!(byte, b'<' | b'>' | b'`')
+    matches!(byte, b'<' | b'>' | b'`' | 0x80..)
 }
 
 /// Whether a byte must be encoded in a query.
 fn is_bad_in_query(byte: u8) -> bool {
-    matches!(byte, b'<' | b'>' | b'"')
+    matches!(byte, b'<' | b'>' | b'"' | 0x80..)
+}
+
+/// Returns the length of a URL before these characters were encoded. The limit is about the bytes that the caller sent,
+/// and an encoded URL does not show which program encoded it.
+pub(crate) fn unencoded_len(text: &str) -> usize {
+    let encoded = text.as_bytes().windows(3).filter(|three| {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let (b'%', Some(high), Some(low)) = (three[0], digit(three[1]), digit(three[2])) else {
+            return false;
+        };
+        let byte = u8::try_from(high * 16 + low);
+        byte.is_ok_and(|byte| is_bad_in_path(byte) || is_bad_in_query(byte))
+    });
+    text.len() - 2 * encoded.count()
 }
 
 /// Returns a path and query with these characters encoded; `None` if it has none of them.
@@ -25,10 +40,11 @@ pub(crate) fn path_and_query(text: &str) -> Option<String> {
 }
 
 fn encode(text: &str, is_bad: fn(u8) -> bool, out: &mut String) {
-    for character in text.chars() {
-        match u8::try_from(character) {
-            Ok(byte) if is_bad(byte) => out.push_str(&format!("%{byte:02X}")),
-            _ => out.push(character),
+    for byte in text.bytes() {
+        match is_bad(byte) {
+            true => out.push_str(&format!("%{byte:02X}")),
+            // ASCII: every other byte must be encoded.
+            false => out.push(char::from(byte)),
         }
     }
 }
@@ -44,10 +60,23 @@ mod tests {
             ("/a?<\"b\">", "/a?%3C%22b%22%3E"),
             ("/a<b>`c\"d?`", "/a%3Cb%3E%60c\"d?`"),
             ("/?a?<", "/?a?%3C"),
+            ("/\u{fc}?q=\u{fc}\u{20ac}", "/%C3%BC?q=%C3%BC%E2%82%AC"),
         ] {
             assert_eq!(path_and_query(text).as_deref(), Some(expected));
             assert_eq!(path_and_query(expected), None);
         }
         assert_eq!(path_and_query("/a{b}|^\"?c=d%3C{|}^`\\"), None);
+    }
+
+    #[test]
+    fn encoding_does_not_change_the_counted_length() {
+        for text in ["/a<b>`?<\"\u{fc}\u{20ac}>", "/%41%2", "/%", "/%3c%zz%"] {
+            let encoded = path_and_query(text).unwrap_or_else(|| text.to_owned());
+            let expected = match text {
+                "/%3c%zz%" => text.len() - 2,
+                _ => text.len(),
+            };
+            assert_eq!(unencoded_len(&encoded), expected, "{text}");
+        }
     }
 }

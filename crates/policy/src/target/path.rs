@@ -24,6 +24,8 @@ pub(crate) enum Ambiguity {
     Control,
     /// UTF-8 with more bytes than necessary, such as `%c0%ae` for a dot.
     Overlong,
+    /// A dot segment, a slash or a backslash after Unicode normalization (NFKC), such as `%ef%bc%8f` (U+FF0F).
+    Compatible,
     /// Too many layers of encoding.
     TooDeep,
 }
@@ -36,6 +38,9 @@ impl fmt::Display for Ambiguity {
             Self::Malformed => "a % without two hexadecimal digits",
             Self::Control => "an encoded control character",
             Self::Overlong => "overlong UTF-8",
+            Self::Compatible => {
+                "a character that Unicode normalization turns into a dot segment, a slash or a backslash"
+            }
             Self::TooDeep => "percent-encoding in too many layers",
         })
     }
@@ -63,8 +68,14 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
         if layer.iter().any(u8::is_ascii_control) {
             return Some(Ambiguity::Control);
         }
-        if is_overlong(&layer) {
-            return Some(Ambiguity::Overlong);
+        // Almost every path is ASCII: it needs no search for other characters.
+        if !layer.is_ascii() {
+            if is_overlong(&layer) {
+                return Some(Ambiguity::Overlong);
+            }
+            if is_compatible(&layer) {
+                return Some(Ambiguity::Compatible);
+            }
         }
         if layer.split(|byte| *byte == b'/').any(is_dot_segment) {
             return Some(Ambiguity::DotSegment);
@@ -99,6 +110,44 @@ fn is_overlong(bytes: &[u8]) -> bool {
             [0xc0 | 0xc1, 0x80..=0xbf] | [0xe0, 0x80..=0x9f] | [0xf0, 0x80..=0x8f]
         )
     })
+}
+
+/// Whether a server that normalizes paths by NFKC, as some do before they compare or open them, reads another
+/// path. A full-width full stop alone is ordinary text; one that makes a dot segment is not.
+fn is_compatible(bytes: &[u8]) -> bool {
+    let is_refused = |three: &[u8]| {
+        matches!(
+            three,
+            // U+FF0F and U+FF3C, full-width slash and backslash; U+FE68, small backslash.
+            [0xef, 0xbc, 0x8f | 0xbc] | [0xef, 0xb9, 0xa8]
+            // U+2024 and U+2025, one and two dots.
+            | [0xe2, 0x80, 0xa4 | 0xa5]
+        )
+    };
+    bytes.windows(3).any(is_refused)
+        || normalized(bytes)
+            .split(|byte| *byte == b'/')
+            .any(is_dot_segment)
+}
+
+/// Returns the bytes with the characters that NFKC turns into those that [`is_dot_segment`] knows. The others
+/// stay as they are.
+fn normalized(mut bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    while let Some((&first, rest)) = bytes.split_first() {
+        let (byte, rest) = match bytes {
+            // U+FF01 to U+FF3F are the ASCII characters from 0x21 on, in full width.
+            [0xef, 0xbc, last @ 0x81..=0xbf, rest @ ..] => (*last - 0x60, rest),
+            // U+FE52, the small full stop.
+            [0xef, 0xb9, 0x92, rest @ ..] => (b'.', rest),
+            // U+3000 and U+00A0, blanks.
+            [0xe3, 0x80, 0x80, rest @ ..] | [0xc2, 0xa0, rest @ ..] => (b' ', rest),
+            _ => (first, rest),
+        };
+        out.push(byte);
+        bytes = rest;
+    }
+    out
 }
 
 fn is_malformed(bytes: &[u8]) -> bool {
@@ -160,6 +209,9 @@ mod tests {
             "/a%3fb",
             "/%E2%82%AC",
             "/..%C3%A9",
+            "/%EF%BC%8E%EF%BC%8E%EF%BC%8E/a",
+            "/%EF%BC%91%EF%BC%8E%EF%BC%95.pdf",
+            "/%E2%80%A6/%E3%80%80a",
         ] {
             assert_eq!(ambiguity(path), None, "{path}");
         }
@@ -220,6 +272,22 @@ mod tests {
             ("/..%c0%af", Ambiguity::Overlong),
             ("/%e0%80%ae/", Ambiguity::Overlong),
             ("/%f0%80%80%ae/", Ambiguity::Overlong),
+            ("/ok/%ef%bc%8e%ef%bc%8e/admin", Ambiguity::Compatible),
+            ("/ok/%EF%BC%8E./admin", Ambiguity::Compatible),
+            ("/ok/.%ef%bc%8e", Ambiguity::Compatible),
+            ("/ok/%EF%BC%8E", Ambiguity::Compatible),
+            (
+                "/ok/%25ef%25bc%258e%25ef%25bc%258e/a",
+                Ambiguity::Compatible,
+            ),
+            ("/ok/%ef%b9%92%ef%b9%92/a", Ambiguity::Compatible),
+            ("/ok/..%ef%bc%9bx/a", Ambiguity::Compatible),
+            ("/ok/..%e3%80%80/a", Ambiguity::Compatible),
+            ("/ok/a%ef%bc%8fb", Ambiguity::Compatible),
+            ("/ok/a%ef%bc%bcb", Ambiguity::Compatible),
+            ("/ok/a%ef%b9%a8b", Ambiguity::Compatible),
+            ("/ok/%e2%80%a4%e2%80%a4/a", Ambiguity::Compatible),
+            ("/ok/%e2%80%a5/a", Ambiguity::Compatible),
             ("/%2525252525252e", Ambiguity::TooDeep),
         ] {
             assert_eq!(ambiguity(path), Some(found), "{path}");

@@ -76,6 +76,13 @@ fn characters_of_careless_clients_are_encoded() {
     assert_eq!(parse(&target.to_string()), target);
     let joined = parse("http://a/base").join("/x?<").unwrap();
     assert_eq!(joined.path_and_query(), "/base/x?%3C");
+    let target = parse("http://a/\u{fc}/?q=\u{20ac}");
+    assert_eq!(
+        (target.path(), target.query()),
+        ("/%C3%BC/", Some("q=%E2%82%AC"))
+    );
+    let joined = parse("http://a/base").join("/\u{fc}").unwrap();
+    assert_eq!(joined.path_and_query(), "/base/%C3%BC");
 }
 
 #[test]
@@ -89,7 +96,7 @@ fn unencoded_bytes_are_rejected_everywhere() {
         ("http://a/\u{7f}", 9, 0x7f),
         ("http://b\u{fc}cher/", 8, 0xc3),
         ("http://\u{ff21}/", 7, 0xef),
-        ("http://a/?q=\u{e9}", 12, 0xc3),
+        ("http://a:8\u{e9}/?q", 10, 0xc3),
     ] {
         assert_eq!(error(url), TargetError::Byte { offset, byte }, "{url:?}");
     }
@@ -149,6 +156,24 @@ fn url_longer_than_its_limit_is_refused() {
             bytes: URL_MAX_BYTES + 1
         }
     );
+}
+
+#[test]
+fn url_length_is_counted_before_encoding() {
+    for character in ["<", "%3C", "%3c"] {
+        let own = URL_MAX_BYTES - "http://a/".len();
+        let url = |count: usize| format!("http://a/{}", character.repeat(count));
+        let target = parse(&url(own));
+        assert_eq!(parse(&target.to_string()), target);
+        assert!(
+            parse("http://a/")
+                .join(&url(own)["http://a".len()..])
+                .is_ok()
+        );
+        assert!(!is_too_long(&url(own)) && is_too_long(&url(own + 1)));
+        assert!(matches!(error(&url(own + 1)), TargetError::TooLong { .. }));
+    }
+    assert!(is_too_long(&"%20".repeat(URL_MAX_BYTES / 2)));
 }
 
 #[test]

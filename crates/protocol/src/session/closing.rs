@@ -134,7 +134,9 @@ impl Session {
             self.stop(id);
         } else if stream.reset.is_none() && !stream.is_closed() && !stream.is_complete() {
             let failure = match self.config.side {
-                Side::Relay => Failure::possibly_executed(Code::Cancelled, "the caller went away"),
+                Side::Relay => {
+                    Failure::possibly_executed(Code::Cancelled, "the caller closed its connection")
+                }
                 Side::Bridge => Failure::new(
                     Code::Internal,
                     self.execution_of(stream),

@@ -63,7 +63,7 @@ pub(crate) fn headers(fields: &[(&str, &str)]) -> Headers {
 }
 
 pub(crate) fn cancelled() -> Failure {
-    Failure::possibly_executed(Code::Cancelled, "the caller went away")
+    Failure::possibly_executed(Code::Cancelled, "the caller closed its connection")
 }
 
 pub(crate) fn refused() -> Failure {

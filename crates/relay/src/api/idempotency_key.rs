@@ -5,8 +5,11 @@ use super::{Context, Handler};
 use crate::body::Body;
 use crate::idempotency::{self, ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::problem::Problem;
+use crate::storage::idempotency::RequestDigest;
 use bytes::Bytes;
 use http::{Request, Response};
+use ring::digest::{Context as Hash, SHA256};
+use serde_json::Value;
 
 /// Executes a request, or replays the response to an earlier one with the same key.
 ///
@@ -21,11 +24,7 @@ pub(super) async fn execute(
     let Some(text) = idempotency::key_of(request.headers())? else {
         return handler(cx, request).await;
     };
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-    digest.update(request.uri().to_string().as_bytes());
-    // A URI contains no zero byte, so no other split of URI and body has this hash.
-    digest.update(&[0]);
-    digest.update(request.body());
+    let digest = digest_of(&request.uri().to_string(), request.body());
     let keyed = KeyedRequest {
         tenant: cx.principal.tenant.clone(),
         client_id: cx.principal.client_id.clone(),
@@ -33,7 +32,7 @@ pub(super) async fn execute(
         // The client id is part of the key: a response may contain a secret, and another API key of the tenant
         // may have fewer permissions.
         key: format!("{} {text}", cx.principal.client_id),
-        digest: digest.finish().as_ref().to_vec(),
+        digest,
     };
     let (state, principal) = (cx.state.clone(), cx.principal.clone());
     let (query, path, peer) = (cx.query.clone(), cx.path.clone(), cx.peer);
@@ -62,4 +61,39 @@ pub(super) async fn execute(
         }
     };
     cx.state.idempotency.execute(keyed, execution).await
+}
+
+/// Returns the hash of a request. Spacing and the order of members make no difference.
+fn digest_of(uri: &str, body: &[u8]) -> RequestDigest {
+    let hash = |body: &[u8]| {
+        let mut hash = Hash::new(&SHA256);
+        hash.update(uri.as_bytes());
+        // A URI contains no zero byte, so no other split of URI and body has this hash.
+        hash.update(&[0]);
+        hash.update(body);
+        hash.finish().as_ref().to_vec()
+    };
+    // Objects are sorted by name. A document that is not JSON is refused later.
+    let canonical = serde_json::from_slice::<Value>(body).map(|value| value.to_string());
+    match canonical {
+        // Earlier versions hashed the document as it was sent.
+        Ok(canonical) => RequestDigest::new(hash(canonical.as_bytes()), hash(body)),
+        Err(_) => hash(body).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_ignores_the_form_of_a_document() {
+        let of = |body: &str| digest_of("/v1/keys", body.as_bytes());
+        let first = of(r#"{"role":"caller","name":"a"}"#);
+        assert!(of(r#"{ "name": "a", "role": "caller" }"#).is_of(first.stored()));
+        assert!(!of(r#"{"role":"caller","name":"b"}"#).is_of(first.stored()));
+        let elsewhere = digest_of("/v1/other", br#"{"role":"caller","name":"a"}"#);
+        assert!(!elsewhere.is_of(first.stored()));
+        assert!(!of("").is_of(first.stored()) && of("").is_of(of("").stored()));
+    }
 }

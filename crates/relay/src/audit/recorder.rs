@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! calls, deliveries --- one row each ---> bounded queue ---> one task, a transaction for many rows
-//! calls of which nothing was sent, beyond a tenant's budget of rows --- added to the sums of denials
+//! calls and deliveries of which nothing was sent, beyond a tenant's budget of rows --- added to the sums of denials
 //! endpoint exchanges, denials --- added to a sum in memory ---> stored once a minute, and at the end
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! stored as a row of its own (`audit.lost`). Sums stay in memory meanwhile.
 
 use crate::access::Principal;
-use crate::denials::{Denials, DeniedClient};
+use crate::denials::{Denials, Denied, DeniedClient};
 use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
@@ -48,7 +48,7 @@ const SUMS_PER_TENANT_MAX: usize = 5_000;
 /// Replaces the endpoint in a sum beyond the bounds.
 const OTHERS: &str = "(others)";
 
-/// Rows that a tenant may cause at once, and then in the long run, by calls of which nothing was sent.
+/// Rows that a tenant may cause at once, and then in the long run, by calls and deliveries of which nothing was sent.
 const UNSENT: Refill = Refill {
     per_second: 0.5,
     burst: 300.0,
@@ -87,7 +87,7 @@ enum Message {
 pub(crate) struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
-    /// The tenants' budgets of rows for calls of which nothing was sent. A full one is the same as none.
+    /// The tenants' budgets of rows for calls and deliveries of which nothing was sent. A full one is the same as none.
     unsent: Mutex<HashMap<Arc<str>, TokenBucket>>,
     /// Denials that are not stored yet.
     pub denials: Denials,
@@ -165,27 +165,43 @@ impl Auditing {
         event: AuditEvent,
     ) {
         match execution.is_safe_to_repeat() {
-            true => self.record_unsent(principal, event).await,
+            true => {
+                let client = DeniedClient::of(principal);
+                self.record_unsent(Denied::Call, client, event).await;
+            }
             false => self.record(event).await,
         }
     }
 
-    /// Adds a row for a call of which nothing was sent, within its tenant's budget. Beyond it the call is counted: a key
-    /// could otherwise fill the record with calls that cost it nothing.
-    async fn record_unsent(&self, principal: &Principal, event: AuditEvent) {
+    /// Adds a row for an attempt of a delivery, or for a delivery that expired. If the target certainly received
+    /// nothing, it shares the budget of calls: a key can have any number of deliveries refused. `execution` is `None` if
+    /// no attempt was made.
+    pub(crate) async fn record_delivery(&self, execution: Option<Execution>, event: AuditEvent) {
+        match execution.is_none_or(Execution::is_safe_to_repeat) {
+            true => {
+                let client = DeniedClient {
+                    tenant: event.tenant.clone(),
+                    ..DeniedClient::default()
+                };
+                self.record_unsent(Denied::Delivery, client, event).await;
+            }
+            false => self.record(event).await,
+        }
+    }
+
+    /// Adds a row for a request of which nothing was sent, within its tenant's budget. Beyond it the request is counted:
+    /// a key could otherwise fill the record with requests that cost it nothing.
+    async fn record_unsent(&self, denied: Denied, client: DeniedClient, event: AuditEvent) {
         let has_budget = {
             let now = Instant::now();
             let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
-            let budget = unsent.entry(principal.tenant.clone());
+            let budget = unsent.entry(client.tenant.clone());
             let budget = budget.or_insert_with(|| TokenBucket::full(UNSENT, now));
             budget.take(UNSENT, now).is_ok()
         };
         match has_budget {
             true => self.record(event).await,
-            false => {
-                let client = DeniedClient::of(principal);
-                self.denials.count_call(event.result, client);
-            }
+            false => self.denials.count_unsent(denied, event.result, client),
         }
     }
 
@@ -556,7 +572,8 @@ mod tests {
             auditing.record_call(&flooding, execution, event).await;
         }
         let own = event(&other.tenant, 1);
-        auditing.record_unsent(&other, own).await;
+        let execution = Execution::NotSent;
+        auditing.record_call(&other, execution, own).await;
         auditing.flush().await;
         let filter = AuditFilter::default();
         let rows = storage.audit_rows(&filter, i64::MAX, 10_000).await.unwrap();
@@ -569,6 +586,55 @@ mod tests {
         assert_eq!(of("t").iter().sum::<i64>(), 2000);
         auditing.forget_full_budgets();
         assert_eq!(auditing.unsent.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn flood_of_refused_deliveries_is_few_rows() {
+        let dir = TempDir::new("auditing-deliveries");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let long = Duration::from_secs(3600);
+        let auditing = Auditing::start(storage.clone(), long);
+        let event = |result: &'static str, number: usize| AuditEvent {
+            tenant: "t".into(),
+            actor: "relay".into(),
+            action: "delivery",
+            object: format!("call_{number}"),
+            result,
+            count: 1,
+            ..AuditEvent::default()
+        };
+        let refused = Some(Execution::NotDispatched);
+        for number in 0..1000 {
+            let event = event("refused_by_policy", number);
+            auditing.record_delivery(refused, event).await;
+        }
+        for number in 0..1000 {
+            // Expired before the first attempt.
+            auditing
+                .record_delivery(None, event("timeout", number))
+                .await;
+        }
+        // What was or may have been executed always has a row.
+        let executed = [Execution::PossiblyExecuted, Execution::Executed];
+        for number in 0..20 {
+            let execution = Some(executed[number % 2]);
+            let event = event("target_closed", number);
+            auditing.record_delivery(execution, event).await;
+        }
+        auditing.flush().await;
+        let filter = AuditFilter::default();
+        let rows = storage.audit_rows(&filter, i64::MAX, 10_000).await.unwrap();
+        let counts = |result: &str| {
+            let of = rows.iter().filter(|row| row.result == result);
+            of.map(|row| row.count).collect::<Vec<_>>()
+        };
+        assert_eq!(counts("refused_by_policy").iter().sum::<i64>(), 1000);
+        assert_eq!(counts("timeout").iter().sum::<i64>(), 1000);
+        assert_eq!(counts("target_closed"), [1; 20]);
+        assert!(rows.len() < 340, "{} rows", rows.len());
+        let sum = rows.iter().find(|row| row.count > 1).unwrap();
+        assert_eq!((&*sum.action, &*sum.actor), ("delivery", "relay"));
     }
 
     /// While the database fails, a request loses its row instead of its time. Afterwards the record has the

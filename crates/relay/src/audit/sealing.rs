@@ -112,10 +112,19 @@ async fn delete(storage: &Storage, key: &SealingKey, keep: Duration) {
     let now_ms = trusted_now_ms();
     let before_ms = now_ms.saturating_sub(kept_ms);
     // First the seal: rows that are gone without it would count as removed by hand.
-    let Ok(upto) = storage.forget_seals(key, before_ms, now_ms).await else {
+    let Ok(Some(rows)) = storage.forget_seals(key, before_ms, now_ms).await else {
         return;
     };
-    while matches!(storage.forget_audit(upto, DELETED_PER_TRANSACTION).await, Ok(gone) if gone > 0)
-    {
+    loop {
+        match storage.forget_audit(&rows, DELETED_PER_TRANSACTION).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // The next time it continues.
+            Err(_) => return,
+        }
+    }
+    // Last: while a row is there, its seal says that it is no added one.
+    if let Err(error) = storage.forget_expired_seals().await {
+        tracing::debug!(%error, "cannot delete the seals of deleted rows");
     }
 }

@@ -5,6 +5,8 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 use protocol::{Code, Failure};
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,11 +21,27 @@ pub(crate) struct BodyLimits {
     pub(crate) idle: Duration,
 }
 
+/// What a caller reads whose chunks are malformed.
+pub(crate) const MISFRAMED: &str =
+    "the chunked framing of the request body is malformed (RFC 9112, 7.1)";
+
+/// Returns whether a request's body failed because its chunks are malformed. hyper has no other sign of it: an I/O
+/// error of these kinds is its own, while a connection that breaks has another kind.
+pub(crate) fn is_misframed(error: &(dyn Error + 'static)) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref());
+    source.is_some_and(|error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+        )
+    })
+}
+
 /// Reads a request's body into memory, which is reserved as the body arrives.
 ///
 /// # Errors
-/// `request_too_large`; `invalid_request` when the caller aborts it; `timeout`; `overloaded` when there is no
-/// memory for it.
+/// `request_too_large`; `invalid_request` when the caller aborts it or its chunks are malformed; `timeout`;
+/// `overloaded` when there is no memory for it.
 pub(crate) async fn collect_body<B>(
     body: &mut B,
     limits: BodyLimits,
@@ -31,7 +49,7 @@ pub(crate) async fn collect_body<B>(
 ) -> Result<Bytes, Failure>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: Error + 'static,
 {
     let too_large = || {
         let max = limits.max_bytes;
@@ -52,10 +70,11 @@ where
             Ok(None) => return Ok(collected.into()),
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(Some(Err(error))) => {
-                return Err(Failure::not_sent(
-                    Code::InvalidRequest,
-                    format!("the request body was aborted: {error}"),
-                ));
+                let detail = match is_misframed(&error) {
+                    true => MISFRAMED.to_owned(),
+                    false => format!("the request body was aborted: {error}"),
+                };
+                return Err(Failure::not_sent(Code::InvalidRequest, detail));
             }
             Err(_) if by == until => {
                 let detail = format!("request body not received within {:?}", limits.total);

@@ -288,21 +288,20 @@ impl Exchanges {
         self.memory.used_bytes()
     }
 
-    /// Aborts every exchange whose caller is no longer allowed. Returns how many.
-    pub(crate) fn abort(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
-        let aborts: Vec<AbortHandle> = self
+    /// Aborts every exchange for whose caller `why` returns a reason, which the caller gets. Returns how many.
+    pub(crate) fn abort(&self, why: impl Fn(&Principal) -> Option<Failure>) -> usize {
+        let aborts: Vec<(AbortHandle, Failure)> = self
             .lock()
             .all
             .values()
-            .filter(|one| !may_stay(&one.principal))
-            .filter_map(|one| one.abort.clone())
+            .filter_map(|one| Some((one.abort.clone()?, why(&one.principal)?)))
             .collect();
+        let count = aborts.len();
         // After the lock is released: an abort takes the lock of its session.
-        for abort in &aborts {
-            let detail = "the API key was revoked during the request";
-            abort.abort(Failure::possibly_executed(Code::Unauthorized, detail));
+        for (abort, failure) in aborts {
+            abort.abort(failure);
         }
-        aborts.len()
+        count
     }
 }
 

@@ -175,8 +175,8 @@ fn limit(text: &str) -> Result<u32, String> {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
-    /// Compare the rows with their seals, and count those that could not be stored. Exit code 1: a row was changed, removed
-    /// or not stored; 4: no defect was found, but rows may be missing.
+    /// Compare the rows with their seals, and count those that could not be stored. Exit code 1: a row was changed,
+    /// added, removed or not stored; 4: no defect was found, but rows may be missing.
     Verify {
         /// Number and signature of a seal, as an earlier run has printed them: the record must still have it.
         #[arg(long, value_name = "NUMBER:SIGNATURE", value_parser = seal)]
@@ -217,7 +217,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check the config file and print a summary. Opens no database and changes nothing.
+    /// Check the config file, and the files and the database that it names, and print a summary. Changes nothing.
     Check,
 }
 

@@ -1,6 +1,7 @@
 //! Rows of the audit record in words, for `audit list`.
 
 use crate::storage::audit::AuditRow;
+use runtime::output::counted;
 use runtime::peer_text::PeerText;
 use serde_json::Value;
 
@@ -15,11 +16,16 @@ pub(super) fn what(row: &AuditRow) -> String {
     let label = text("label").map_or_else(String::new, |label| format!(" [{label}]"));
     let host = text("host").map_or_else(String::new, |host| format!(" to {host}"));
     let action = match row.action.as_str() {
-        "call" => format!("made the call {object}{label}{host}"),
-        "delivery" => {
+        // A row of one call has its id as the object, and its host. A sum has the key, which is also the actor.
+        "call" if row.count == 1 && text("host").is_some() => {
+            format!("made the call {object}{label}{host}")
+        }
+        "call" => format!("made {}", calls("", row.count)),
+        "delivery" if row.count == 1 && !object.is_empty() => {
             let attempt = detail["attempt"].as_i64().unwrap_or_default();
             format!("attempt {attempt} to deliver {object}{label}{host}")
         }
+        "delivery" => format!("made {} to deliver calls", counted(row.count, "attempt")),
         "endpoint" => match (object.strip_prefix("proxy "), row.count) {
             // The forward proxy: no endpoint's name has a blank.
             (Some(target), 1) => format!("sent a proxy request to {target}"),
@@ -52,6 +58,7 @@ pub(super) fn what(row: &AuditRow) -> String {
         }
         "bridge.cloned" => format!("saw two processes connect as the bridge {object}"),
         "bridge.audit_head" => format!("stored the head of the audit file of {object}"),
+        "bridge.audit_rollback" => format!("saw an earlier copy of the audit file of {object}"),
         "endpoint.claim" => {
             format!("gave the endpoint {object} to the first bridge that declared it")
         }
@@ -140,6 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn sum_of_calls_is_not_one_call() {
+        for (count, expected) in [(81, "made 81 calls"), (1, "made 1 call")] {
+            // As `denials` writes it: the object is the key, and there is no detail.
+            let sum = row("call", "ibk_1", "refused_by_policy", count, "");
+            assert_eq!(what(&sum), expected);
+            assert_eq!(outcome(&sum), "refused by policy");
+        }
+        let sum = row("delivery", "", "timeout", 5, "{}");
+        assert_eq!(what(&sum), "made 5 attempts to deliver calls");
+        let one = row("delivery", "", "timeout", 1, "");
+        assert_eq!(what(&one), "made 1 attempt to deliver calls");
+    }
+
+    #[test]
     fn audit_rows_are_shown_in_words() {
         let call = row(
             "call",
@@ -153,6 +174,7 @@ mod tests {
         let refused = r#"{"host":"ci.corp","detail":"no rule allows it"}"#;
         let refused = row("call", "call_2", "refused_by_policy", 1, refused);
         assert_eq!(outcome(&refused), "refused by policy: no rule allows it");
+        assert_eq!(what(&refused), "made the call call_2 to ci.corp");
         let sum = row("endpoint", "alm", "ok", 12, "{}");
         assert_eq!(what(&sum), "sent 12 requests to the endpoint alm");
         let denied = row(

@@ -230,7 +230,7 @@ fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
     let name = name.ok_or_else(|| std::io::Error::other("its name is not UTF-8"))?;
     let dir = runtime::files::Dir::open(dir.unwrap_or(Path::new(".")))?;
     let mut out = dir.create(name, 0o600, runtime::files::Owner::Directory)?;
-    std::io::copy(&mut File::open(from)?, &mut out)?;
+    std::io::copy(&mut runtime::files::open_given(from)?, &mut out)?;
     out.sync_all()
 }
 
@@ -316,6 +316,22 @@ mod tests {
         );
         fs::write(at("empty.db"), "").unwrap();
         assert!(refusal(&config, &at("empty.db")).await.contains("is empty"));
+        #[cfg(unix)]
+        {
+            let pipe = std::process::Command::new("mkfifo")
+                .arg(at("pipe.db"))
+                .status();
+            assert!(pipe.unwrap().success());
+            // The open of a pipe would wait for ever.
+            let error = restore(&config, &at("pipe.db"), true).await.unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains("is not a regular file; name a file"),
+                "{error}"
+            );
+            let error = backup(&config, &at("pipe.db")).await.unwrap_err();
+            assert!(error.to_string().contains("exists already"), "{error}");
+        }
         fs::write(at("letter.toml"), "a letter to the relay").unwrap();
         let error = refusal(&config, &at("letter.toml")).await;
         assert!(error.contains("is not a SQLite database"), "{error}");

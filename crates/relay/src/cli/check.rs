@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use store::Probe;
-use transport::tls::{PairFile, inspect_ca_file, inspect_chain, inspect_pair};
+use transport::tls::{PairFile, inspect_ca_file, inspect_chain, inspect_hosts, inspect_pair};
 
 /// How long the database may take to respond.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +23,9 @@ pub(super) fn run(config: &Config, path: &Path, note: Option<String>) -> Result<
     database(config, &mut found)?;
     if let Some(file) = &config.log.file {
         found.written("log.file", &file.in_dir(&config.data_dir()), true);
+    }
+    for collision in config.colliding_files(path) {
+        found.error(&collision.key, collision.text);
     }
     combinations(config, &mut found);
     let verdict = match found.errors() {
@@ -53,6 +56,10 @@ fn certificates(config: &Config, found: &mut Findings) {
             key_file,
         }) => {
             certificate(cert_file, key_file, found);
+            // Behind a balancer, bridges see the balancer's certificate.
+            if !config.listen.behind_balancer {
+                authorities(&config.listen.authorities, cert_file, key_file, found);
+            }
         }
         Some(Tls::SelfSigned { dir, .. }) => found.directory("tls.self_signed", dir),
         None => {}
@@ -79,6 +86,20 @@ fn certificate(cert_file: &Path, key_file: &Path, found: &mut Findings) {
         }
         Err((PairFile::Certificate, error)) => found.error("tls.cert_file", error.to_string()),
         Err((PairFile::Key, error)) => found.error("tls.key_file", error.to_string()),
+    }
+}
+
+/// Warns of names by which bridges may dial, and which the certificate does not have.
+fn authorities(names: &[String], cert_file: &Path, key_file: &Path, found: &mut Findings) {
+    let host = |name: &String| match name.rsplit_once(':') {
+        // The last colon of an IPv6 address is within its brackets.
+        Some((host, port)) if !port.contains(']') => host.to_owned(),
+        Some(_) | None => name.clone(),
+    };
+    let hosts: Vec<String> = names.iter().map(host).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    if let Some(warning) = inspect_hosts(cert_file, key_file, &hosts) {
+        found.warning(format!("listen.authorities: {warning}"));
     }
 }
 
@@ -157,7 +178,7 @@ fn database_files(config: &Config, found: &mut Findings) {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let key = format!("storage.url: {name}");
         match &*name {
-            "sslrootcert" | "ssl-root-cert" => {
+            "sslrootcert" | "ssl-root-cert" | "ssl-ca" => {
                 found.read(&key, inspect_ca_file(Path::new(&*value)));
             }
             "sslcert" | "ssl-cert" => {
@@ -265,6 +286,32 @@ mod tests {
             found.lines()[0].starts_with("error: tls.cert_file: "),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn authority_beyond_the_certificate_is_warned_of() {
+        let dir = TempDir::new("check-authorities");
+        let files = support::ThrowawayCa::new()
+            .issue(&["relay.example", "::1"])
+            .write_to(dir.path(), "leaf");
+        let said = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            let mut found = Findings::default();
+            authorities(&names, &files.cert_file, &files.key_file, &mut found);
+            assert_eq!(found.errors(), 0);
+            found.lines().to_vec()
+        };
+        let own = ["relay.example", "Relay.example:8443", "[::1]", "[::1]:443"];
+        assert_eq!(said(&own), Vec::<String>::new());
+        let lines = said(&["relay.example", "relay.other:8443"]);
+        let [line] = lines.as_slice() else {
+            panic!("{lines:?}");
+        };
+        assert!(
+            line.starts_with("warning: listen.authorities: the certificate in"),
+            "{line}"
+        );
+        assert!(line.contains("is not for relay.other:"), "{line}");
     }
 
     #[test]

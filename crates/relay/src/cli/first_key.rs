@@ -2,6 +2,8 @@
 //!
 //! Standard output of a service leads to the journal, which more people read and which is kept for months. The key may do
 //! everything, so it is never written there.
+//!
+//! A relay that logs in JSON writes nothing but JSON: the key is in the file, and where it is in the log.
 
 use super::{CliError, key};
 use crate::storage::{ApiKey, Secret};
@@ -31,6 +33,22 @@ pub(super) fn show(
         format!("  client secret  in the file {}", path.display()),
         "Store the secret elsewhere and remove the file: the relay keeps only its hash.".to_owned(),
     ])
+}
+
+/// Writes a key to its file, and logs where it is. Blocks.
+///
+/// # Errors
+/// The key was shown nowhere; another one has to be created.
+pub(super) fn log((made, secret): (&ApiKey, &Secret), key_file: &Path) -> Result<(), CliError> {
+    let path = write(made, secret, key_file)?;
+    // A warning, so that it is logged with `log.level = "warn"` as well: the file has to be removed.
+    tracing::warn!(
+        client_id = %made.client_id,
+        file = %path.display(),
+        "the first key of a site administrator, to manage tenants over the API, is in this file: store its secret \
+         elsewhere and remove the file; the relay keeps only its hash"
+    );
+    Ok(())
 }
 
 /// Writes the key to its file. Returns the path.

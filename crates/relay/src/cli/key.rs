@@ -38,25 +38,43 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                 },
             };
             let tenant = tenant.unwrap_or_default();
+            check_output()?;
             let (key, secret) = storage.create_key_with(&tenant, new).await?;
             let whose = match role {
                 Role::SiteAdmin => format!("Key of the role {role}:"),
                 _ => format!("Key of the role {role} for tenant {tenant}:"),
             };
-            shown(&key, &secret, &tenant, whose, output.json)
+            match shown(&key, &secret, &tenant, whose, output.json) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(revoked(storage, &key, error).await),
+            }
         }
         KeyCommand::Rotate {
             client_id,
             overlap,
             output,
         } => {
+            check_output()?;
             let rotated = storage.rotate_key("", &client_id, seconds(overlap)).await;
             let (key, secret) = rotated?;
             let names = names(storage).await?;
             let tenant = names.get(&key.tenant).cloned().unwrap_or_default();
             let whose =
                 format!("The key has a new secret. The previous one stays valid for {overlap}:");
-            shown(&key, &secret, &tenant, whose, output.json)
+            shown(&key, &secret, &tenant, whose, output.json).map_err(|error| {
+                // One previous secret is kept: another rotation ends the one that the programs have.
+                let remains = match overlap.0.is_zero() {
+                    true => "the previous secret has ended".to_owned(),
+                    false => format!(
+                        "this ends the previous secret, which otherwise stays valid for {overlap}"
+                    ),
+                };
+                let outcome = format!(
+                    "run `integration-relay key rotate {}` again; {remains}",
+                    key.client_id
+                );
+                unshown(&key, error, outcome)
+            })
         }
         KeyCommand::List {
             list: ListOptions { tenant, json },
@@ -113,6 +131,39 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             lines.push("A running relay closes what uses it within two seconds.".into());
             output::lines(&lines)
         }
+    }
+}
+
+/// Checks that what a command prints is not discarded, before it makes a secret.
+pub(super) fn check_output() -> Result<(), CliError> {
+    match runtime::output::is_discarded() {
+        true => Err(CliError::Discarded),
+        false => Ok(()),
+    }
+}
+
+/// Revokes a new key whose secret could not be shown: no program could use it, and it would stay valid. Returns the
+/// error that says so.
+pub(super) async fn revoked(storage: &Storage, key: &ApiKey, error: CliError) -> CliError {
+    let outcome = match storage.revoke_key(key.client_id.as_str(), false).await {
+        Ok(_) => "the key is revoked; create another one".to_owned(),
+        Err(_) => format!(
+            "revoke the key with `integration-relay key revoke {}`, and create another one",
+            key.client_id
+        ),
+    };
+    unshown(key, error, outcome)
+}
+
+/// Names the key whose secret was not shown; another error than that of the output stays as it is.
+fn unshown(key: &ApiKey, error: CliError, outcome: String) -> CliError {
+    match error {
+        CliError::Output(error) => CliError::Unshown {
+            client_id: key.client_id.to_string(),
+            outcome,
+            error,
+        },
+        other => other,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{CliError, control, log};
 use crate::config::{Config, Tls};
 use crate::running::{Relay, RunningRelay};
+use runtime::logging::LogFormat;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -12,9 +13,14 @@ const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
+    // Before the log is opened: in the place of another file it would destroy it.
+    if let Some(collision) = config.colliding_files(path).first() {
+        return Err(CliError::Collision(collision.to_string()));
+    }
     log::start(&config).map_err(CliError::Environment)?;
     let started_with = config.clone();
     let key_file = config.key_file.clone();
+    let log_format = config.log.format;
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
@@ -22,7 +28,7 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     // Only the active relay creates the key; one in standby must not.
     let first_key = async {
         running.active().await;
-        first_key(&running, key_file).await?;
+        first_key(&running, key_file, log_format).await?;
         std::future::pending().await
     };
     let result = tokio::select! {
@@ -37,7 +43,11 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
 }
 
 /// Creates the first site administrator's key, which is shown only once: on a terminal or in a file.
-async fn first_key(running: &RunningRelay, key_file: PathBuf) -> Result<(), CliError> {
+async fn first_key(
+    running: &RunningRelay,
+    key_file: PathBuf,
+    log_format: LogFormat,
+) -> Result<(), CliError> {
     let storage = running.storage();
     if storage.has_site_admin().await? {
         return Ok(());
@@ -50,7 +60,11 @@ async fn first_key(running: &RunningRelay, key_file: PathBuf) -> Result<(), CliE
     let showing = std::thread::Builder::new().name("first key".to_owned());
     let spawned = showing.spawn(move || {
         let whose = "The first key of a site administrator, to manage tenants over the API:";
-        let _ = done.send(super::first_key::show((&key, &secret), whose, &key_file));
+        let made = (&key, &secret);
+        let _ = done.send(match log_format {
+            LogFormat::Text => super::first_key::show(made, whose, &key_file),
+            LogFormat::Json => super::first_key::log(made, &key_file),
+        });
     });
     let shown = match spawned {
         Ok(_) => tokio::time::timeout(PRINT_TIMEOUT, printed).await,

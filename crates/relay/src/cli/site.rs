@@ -3,7 +3,7 @@
 use super::args::{AuditCommand, DeliveriesCommand, JsonObject, ListOptions};
 use super::{CliError, audit_words, first_key, key, output};
 use crate::api::timestamp::Timestamp;
-use crate::storage::audit::seals::Defect;
+use crate::storage::audit::seals::{Defect, SealedRecord};
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
@@ -34,11 +34,17 @@ pub(super) async fn init(storage: &Storage, key_file: &Path, json: bool) -> Resu
                 .into(),
         )));
     }
+    if json {
+        key::check_output()?;
+    }
     let (made, secret) = new_key(storage).await?;
     let whose = "The database is ready. The first key of a site administrator:";
     match json {
         // Asked for by a program that reads it.
-        true => key::shown(&made, &secret, "", whose.to_owned(), true),
+        true => match key::shown(&made, &secret, "", whose.to_owned(), true) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(key::revoked(storage, &made, error).await),
+        },
         false => first_key::show((&made, &secret), whose, key_file),
     }
 }
@@ -213,7 +219,9 @@ async fn verify(
         Err(Defect::Changed(defect)) => (None, Some(defect)),
         Err(Defect::OtherKey(why)) => return Err(CliError::AuditUnproved(why)),
     };
-    let unproved_upto = sealed.as_ref().and_then(|sealed| sealed.unproved_upto);
+    // Of the moment of the check: a running relay adds rows.
+    let rows = sealed.as_ref().map_or(rows, SealedRecord::rows);
+    let unproved = sealed.as_ref().and_then(unproved);
     let seal = sealed.as_ref().and_then(|sealed| sealed.head.clone());
     if json {
         output::json(&json!({
@@ -221,7 +229,10 @@ async fn verify(
             "lost": lost,
             "broken": broken,
             "checked": sealed.as_ref().map(|sealed| sealed.checked),
-            "unproved_upto": unproved_upto,
+            "unproved": unproved,
+            "unproved_rows": sealed.as_ref().map(|sealed| sealed.unproved),
+            "unproved_upto": sealed.as_ref().and_then(|sealed| sealed.unproved_upto),
+            "expired": sealed.as_ref().map(|sealed| sealed.expired),
             "unsealed": sealed.as_ref().map(|sealed| sealed.unsealed),
             "head": seal.as_ref().map(|(number, mac)| format!("{number}:{mac}")),
         }))?;
@@ -235,6 +246,12 @@ async fn verify(
                 "{} rows are as they were sealed; {} are newer than the last seal.",
                 sealed.checked, sealed.unsealed
             ));
+            if sealed.unproved + sealed.expired > 0 {
+                lines.push(format!(
+                    "{} have a seal of another key file; {} wait for their deletion by age.",
+                    sealed.unproved, sealed.expired
+                ));
+            }
             lines.push(format!("The last seal: --head {number}:{mac}"));
         }
         output::lines(&lines)?;
@@ -245,19 +262,46 @@ async fn verify(
     if lost > 0 {
         return Err(CliError::AuditLost(lost));
     }
-    if let Some(row) = unproved_upto {
-        return Err(CliError::AuditUnproved(format!(
+    match unproved {
+        Some(why) => Err(CliError::AuditUnproved(why)),
+        None => Ok(()),
+    }
+}
+
+/// Returns why nothing can be concluded from a record without a defect.
+fn unproved(sealed: &SealedRecord) -> Option<String> {
+    if sealed.head.is_none() {
+        // Also without a row: the first tenant and the first key leave one, so an empty record was emptied or is of a
+        // relay that has never started.
+        return Some(
+            "there is no seal. A running relay makes the first one within minutes; if this relay has made one before, \
+             it was removed, perhaps together with rows"
+                .to_owned(),
+        );
+    }
+    if let Some(row) = sealed.unproved_upto {
+        return Some(format!(
             "another key file signed the seals up to row {row} (see `audit list --action audit.key_changed`); the present one \
              proves the rows from {} on",
             row + 1
-        )));
+        ));
     }
-    match seal {
-        None if rows > 0 => Err(CliError::AuditUnproved(
-            "there is no seal; a running relay makes the first one within minutes".into(),
-        )),
-        None | Some(_) => Ok(()),
+    if let Some(row) = sealed.absent_upto {
+        return Some(format!(
+            "the rows 1 to {row} were gone before the first seal was made: they were removed together with older seals, \
+             or an earlier version of the relay, which made no seals, deleted them by age"
+        ));
     }
+    (sealed.expired > 0).then(|| {
+        format!(
+            "{} older than audit.keep and not checked: the relay was stopped while it deleted old rows, and continues \
+             ten minutes after its start",
+            match sealed.expired {
+                1 => "1 row is".to_owned(),
+                rows => format!("{rows} rows are"),
+            }
+        )
+    })
 }
 
 /// Returns a row as JSON. A tenant that was deleted has no name.
@@ -284,6 +328,8 @@ fn document(row: &AuditRow, tenant: Option<&str>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Database;
+    use crate::testing::TempDir;
 
     #[test]
     fn filter_without_a_hit_is_no_empty_record() {
@@ -297,5 +343,72 @@ mod tests {
         };
         assert_eq!(no_row(&of("call_1")), "No row of the audit record matches.");
         assert!(no_row(&of("req_1")).contains("in the log alone"));
+    }
+
+    /// Another program changes the database of a relay that is stopped.
+    #[tokio::test]
+    async fn verify_rejects_added_rows_and_emptied_record() {
+        let dir = TempDir::new("audit-verify");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let key_file = dir.path().join("secret.key");
+        let master = MasterKey::load_or_create(&key_file).unwrap();
+        let run = async |statement: &'static str| {
+            sqlx::query(statement)
+                .execute(storage.pool())
+                .await
+                .unwrap();
+        };
+        let verify = async || verify(&storage, &key_file, None, true).await;
+        // Nothing distinguishes a new record from an emptied one.
+        let fresh = verify().await.unwrap_err();
+        assert!(matches!(fresh, CliError::AuditUnproved(_)), "{fresh}");
+        storage.create_tenant("acme").await.unwrap();
+        let last = storage.last_audit_row().await.unwrap();
+        let key = master.audit_key();
+        storage.seal_audit(&key, last, now_ms()).await.unwrap();
+        verify().await.unwrap();
+        run(
+            "INSERT INTO audit (seq, at_ms, tenant_id, actor, action, object, result)
+             VALUES (-1, 1, '', 'x', 'call', 'forged', 'ok')",
+        )
+        .await;
+        let added = verify().await.unwrap_err();
+        assert!(matches!(added, CliError::AuditBroken(_)), "{added}");
+        run("DELETE FROM audit").await;
+        run("DELETE FROM audit_seals").await;
+        let emptied = verify().await.unwrap_err();
+        assert!(matches!(emptied, CliError::AuditUnproved(_)), "{emptied}");
+        assert!(
+            emptied.to_string().contains("there is no seal"),
+            "{emptied}"
+        );
+    }
+
+    #[test]
+    fn record_without_a_seal_proves_nothing() {
+        let sealed = SealedRecord {
+            head: Some((1, "mac".to_owned())),
+            checked: 12,
+            unsealed: 3,
+            ..SealedRecord::default()
+        };
+        assert_eq!((unproved(&sealed), sealed.rows()), (None, 15));
+        // Emptied, or never used: without a seal the two are the same.
+        let why = unproved(&SealedRecord::default()).unwrap();
+        assert!(why.starts_with("there is no seal"), "{why}");
+        let begins_late = SealedRecord {
+            absent_upto: Some(4),
+            ..sealed.clone()
+        };
+        let why = unproved(&begins_late).unwrap();
+        assert!(why.starts_with("the rows 1 to 4 were gone"), "{why}");
+        let expired = SealedRecord {
+            expired: 2,
+            ..sealed
+        };
+        assert_eq!(expired.rows(), 17);
+        let why = unproved(&expired).unwrap();
+        assert!(why.starts_with("2 rows are older than audit.keep"), "{why}");
     }
 }

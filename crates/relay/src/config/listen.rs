@@ -1,10 +1,11 @@
 //! `[listen]` and `[tls]`: the addresses, and the certificate of the public one.
 
 use super::{Listen, Tls};
+use policy::Host;
 use runtime::config::{FilePath, Mistake};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// `[listen]` as it is written. The keys are described at [`Listen`].
@@ -76,6 +77,14 @@ impl ListenTable {
                 return Err(Mistake::of_key(key, message));
             }
         }
+        if let Some(wrong) = self.authorities.iter().find(|name| !is_authority(name)) {
+            let message = format!(
+                "has {}, which no bridge can dial: write host or host:port, without a scheme, a path and a wildcard, \
+                 as in authorities = [\"relay.example.com\"]",
+                named(wrong)
+            );
+            return Err(Mistake::of_key("listen.authorities", message));
+        }
         // Behind a balancer a proof cannot be bound to the TLS connection: the name that the bridge dialed is the
         // binding that is left.
         if self.behind_balancer && self.authorities.is_empty() {
@@ -96,6 +105,58 @@ impl ListenTable {
             title_case: self.title_case,
         })
     }
+}
+
+/// Returns whether a bridge can dial a name: it sends the host and the port of its `relay.url`, which are compared
+/// letter by letter.
+fn is_authority(name: &str) -> bool {
+    let (host, port) = match name.rsplit_once(':') {
+        // The last colon of an IPv6 address is within its brackets.
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        Some(_) | None => (name, None),
+    };
+    let is_port = |port: &str| {
+        // With a zero in front it is the same number and another text.
+        port.parse::<u16>()
+            .is_ok_and(|number| number > 0 && number.to_string() == port)
+    };
+    Host::parse(host).is_ok() && port.is_none_or(is_port)
+}
+
+/// Returns an entry of a list for a message. A URL in its place may have a password.
+fn named(entry: &str) -> String {
+    match entry.contains('@') || entry.len() > 253 {
+        true => "an entry".to_owned(),
+        false => format!("{entry:?}"),
+    }
+}
+
+/// Returns whether a certificate can have a name: that of a host, also with a wildcard as its first part, or an
+/// address.
+fn is_certificate_name(name: &str) -> bool {
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    let is_host = matches!(Host::parse(host), Ok(Host::Name(_))) && !host.ends_with('.');
+    is_host || name.parse::<IpAddr>().is_ok()
+}
+
+/// Rejects names that a certificate cannot have.
+fn check_names(names: &[String]) -> Result<(), Mistake> {
+    let Some(wrong) = names.iter().find(|name| !is_certificate_name(name)) else {
+        return Ok(());
+    };
+    let remedy = match wrong.is_ascii() {
+        true => {
+            "write it without a scheme, a port and a path, as in names = [\"relay.example.com\", \"192.0.2.1\"]"
+        }
+        false => {
+            "write an international name in its xn-- form, as in names = [\"xn--bcher-kva.example\"]"
+        }
+    };
+    let message = format!(
+        "has {}, which is neither a DNS name nor an IP address: {remedy}",
+        named(wrong)
+    );
+    Err(Mistake::of_key("tls.names", message))
 }
 
 /// `[tls]` as it is written.
@@ -126,10 +187,13 @@ impl TlsTable {
                 key_file: key_file.into_path(),
             }),
             (Some(_), Some(_), false) => mistake("tls.names", "requires self_signed = true"),
-            (None, None, true) => Ok(Tls::SelfSigned {
-                dir,
-                names: self.names,
-            }),
+            (None, None, true) => {
+                check_names(&self.names)?;
+                Ok(Tls::SelfSigned {
+                    dir,
+                    names: self.names,
+                })
+            }
             (None, None, false) => mistake(
                 "tls.cert_file",
                 "and tls.key_file are missing: name the PEM files, or write self_signed = true for a trial",

@@ -172,6 +172,89 @@ fn mistake_names_file_line_and_remedy() {
 }
 
 #[test]
+fn authority_is_host_or_host_and_port() {
+    let with = |name: &str| {
+        parse(&format!(
+            "[listen]\npublic = \"127.0.0.1:1\"\nauthorities = [\"a.example\", \"{name}\"]"
+        ))
+    };
+    for name in [
+        "relay.example.com",
+        "Relay.Example.com:8443",
+        "relay_1",
+        "xn--bcher-kva.example",
+        "192.0.2.1",
+        "192.0.2.1:443",
+        "[2001:db8::1]",
+        "[2001:db8::1]:8443",
+    ] {
+        assert!(with(name).is_ok(), "{name}: {:?}", with(name));
+    }
+    for name in [
+        "",
+        "https://localhost:37499/",
+        "https://localhost",
+        "localhost/",
+        "*.a",
+        "a b",
+        "a:",
+        "a:0",
+        "a:0443",
+        "a:65536",
+        "a:b",
+        "::1",
+        "2001:db8::1",
+        "b\u{fc}cher.example",
+    ] {
+        let error = with(name).unwrap_err();
+        assert!(
+            error.starts_with("etc/relay.toml:3: listen.authorities has "),
+            "{error}"
+        );
+        assert!(error.contains(&format!("{name:?}")), "{error}");
+        assert!(error.contains("write host or host:port"), "{error}");
+    }
+    let error = with("https://me:s3cret@relay.example").unwrap_err();
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn certificate_name_is_a_host_or_an_address() {
+    let with = |name: &str| {
+        parse(&format!(
+            "[listen]\npublic = \"127.0.0.1:1\"\n[tls]\nself_signed = true\nnames = [\"{name}\"]"
+        ))
+    };
+    for name in [
+        "relay.example.com",
+        "relay_1",
+        "*.example.com",
+        "192.0.2.1",
+        "2001:db8::1",
+    ] {
+        assert!(with(name).is_ok(), "{name}: {:?}", with(name));
+    }
+    for (name, remedy) in [
+        ("b\u{fc}cher.example", "xn--"),
+        ("a b", "without a scheme"),
+        ("https://a", "without a scheme"),
+        ("a:8443", "without a scheme"),
+        ("a.example.", "without a scheme"),
+        ("[::1]", "without a scheme"),
+        ("*", "without a scheme"),
+        ("", "without a scheme"),
+    ] {
+        let error = with(name).unwrap_err();
+        assert!(
+            error.starts_with("etc/relay.toml:5: tls.names has "),
+            "{error}"
+        );
+        assert!(error.contains(&format!("{name:?}")), "{error}");
+        assert!(error.contains(remedy), "{error}");
+    }
+}
+
+#[test]
 fn listener_without_tls_needs_loopback_or_insecure() {
     assert!(parse("[listen]\npublic = \"127.0.0.1:1\"").is_ok());
     assert!(parse("[listen]\npublic = \"[::1]:1\"\ninternal = \"127.0.0.1:2\"").is_ok());

@@ -7,7 +7,8 @@
 //!
 //! hyper also rejects characters in a request's target that many clients do not encode, such as `>`, and does not tell
 //! `OPTIONS http://host` from `OPTIONS http://host/`. So the first are percent-encoded here, as the policy and the target
-//! see them ([`policy::Target`]), and the second gets [`ASTERISK_PATH`].
+//! see them ([`policy::Target`]), and the second gets [`ASTERISK_PATH`]. A fragment, which hyper removes from a target,
+//! gets a [`FRAGMENT_MARK`], so that its request can be rejected.
 //!
 //! A head that is longer than any that can pass is cut: the rest is removed, so that it takes no memory and its
 //! request can still be rejected with a problem document. Nothing is read after it.
@@ -32,6 +33,13 @@ const HEAD_KEPT_BYTES: usize = 136 * 1024;
 /// The path that an OPTIONS request for a URL without a path gets. No request can have it: a policy allows no
 /// backslash in a path.
 pub(crate) const ASTERISK_PATH: &str = "/\\*";
+
+/// What precedes the `#` of a fragment in a request's target. `http` removes the fragment, so a request whose path and
+/// query end with this had one. A noncharacter of Unicode, so that no client sends it.
+pub(crate) const FRAGMENT_MARK: &str = "\u{fdd0}";
+
+/// The same for a URL without a path, whose host could not have the mark.
+const PATH_AND_FRAGMENT_MARK: &str = "/\u{fdd0}";
 
 /// A connection whose lines are inspected.
 pub(crate) type BareLfIo<IO> = InspectedIo<IO, BareLfGuard>;
@@ -314,11 +322,22 @@ impl Lines {
                     slashes: slashes.saturating_add(1),
                 },
                 (Path { .. }, b'?') => Query,
+                (Path { slashes }, b'#') => {
+                    let mark = match slashes == 2 && self.is_url() {
+                        true => PATH_AND_FRAGMENT_MARK,
+                        false => FRAGMENT_MARK,
+                    };
+                    self.found.push(Edit::Insert(index, mark.as_bytes()));
+                    Rest
+                }
+                (Query, b'#') => {
+                    let mark = FRAGMENT_MARK.as_bytes();
+                    self.found.push(Edit::Insert(index, mark));
+                    Rest
+                }
                 (Path { slashes }, b' ') => {
                     // `OPTIONS http://host `: two slashes, and the target does not begin with one.
-                    let target = self.line.strip_prefix(b"OPTIONS ");
-                    let is_url = target.is_some_and(|target| target[0].is_ascii_alphabetic());
-                    if is_url && slashes == 2 {
+                    if slashes == 2 && self.line.starts_with(b"OPTIONS ") && self.is_url() {
                         self.found
                             .push(Edit::Insert(index, ASTERISK_PATH.as_bytes()));
                     }
@@ -332,6 +351,12 @@ impl Lines {
                 (same @ (Method | Path { .. } | Query), _) => same,
             };
         }
+    }
+
+    /// Returns whether the target of a request line is a URL: it begins with a scheme, not with a slash.
+    fn is_url(&self) -> bool {
+        let target = self.line.split(|byte| *byte == b' ').nth(1);
+        target.is_some_and(|target| target.first().is_some_and(u8::is_ascii_alphabetic))
     }
 
     /// Follows a line that ended in CR LF. Returns false for one after which the position in the input is unknown.
@@ -404,7 +429,8 @@ fn is_length(line: &[u8]) -> bool {
     named(line, "content-length").is_some()
 }
 
-/// Returns what a field states about the body. hyper itself rejects a transfer coding other than chunked.
+/// Returns what a field states about the body. hyper rejects a transfer coding after chunked, and `service` one before
+/// it.
 fn framing(line: &[u8]) -> Option<Follows> {
     if named(line, "transfer-encoding").is_some() {
         return Some(Follows::Chunks);
@@ -552,9 +578,26 @@ mod tests {
             ("OPTIONS * HTTP/1.1", "OPTIONS * HTTP/1.1"),
             ("OPTIONS /a/ HTTP/1.1", "OPTIONS /a/ HTTP/1.1"),
             ("CONNECT h<:1 HTTP/1.1", "CONNECT h<:1 HTTP/1.1"),
+            ("GET /a#b<#c HTTP/1.1", "GET /a\u{fdd0}#b<#c HTTP/1.1"),
+            ("GET /a?b#c?<#d HTTP/1.1", "GET /a?b\u{fdd0}#c?<#d HTTP/1.1"),
+            (
+                "GET http://h#a/b HTTP/1.1",
+                "GET http://h/\u{fdd0}#a/b HTTP/1.1",
+            ),
+            ("GET //h#a HTTP/1.1", "GET //h\u{fdd0}#a HTTP/1.1"),
+            (
+                "OPTIONS http://h/# HTTP/1.1",
+                "OPTIONS http://h/\u{fdd0}# HTTP/1.1",
+            ),
         ] {
             // Twice, with a field and a body that must stay as they are.
             let rest = "X: <`\">\r\nContent-Length: 8\r\n\r\n/ ?<>` \r";
+            if let Some((before, _)) = expected.split_once('#') {
+                let uri = before.split(' ').nth(1).unwrap();
+                let uri: http::Uri = format!("{uri}#x").parse().unwrap();
+                let target = uri.path_and_query().unwrap().as_str();
+                assert!(target.ends_with(FRAGMENT_MARK), "{line}: {target}");
+            }
             let rest = if line.starts_with("CONNECT") {
                 "\r\n"
             } else {

@@ -48,7 +48,10 @@ async fn round(cx: &DeliveryContext) -> Result<(), StorageError> {
             cx.data.metrics.delivery(CallState::Expired.as_str());
             // Awaited one by one: a full audit queue slows the expiry down instead of growing without a
             // bound.
-            cx.audit.record(audit_event(call)).await;
+            let execution = execution(&call.execution);
+            cx.audit
+                .record_delivery(execution, audit_event(call, execution))
+                .await;
         }
         if expired.len() < EXPIRED_PER_TRANSACTION as usize {
             return Ok(());
@@ -56,14 +59,14 @@ async fn round(cx: &DeliveryContext) -> Result<(), StorageError> {
     }
 }
 
-fn audit_event(call: &ExpiredCall) -> AuditEvent {
+fn audit_event(call: &ExpiredCall, execution: Option<Execution>) -> AuditEvent {
     AuditEvent {
         tenant: call.tenant.clone(),
         actor: "relay".into(),
         action: "delivery",
         object: call.id.clone(),
         result: Code::Timeout.as_str(),
-        execution: execution(&call.execution),
+        execution: execution.map_or("", Execution::as_str),
         count: 1,
         detail: serde_json::json!({
             "attempt": call.attempts,
@@ -75,14 +78,13 @@ fn audit_event(call: &ExpiredCall) -> AuditEvent {
     }
 }
 
-/// Returns the stored execution status as a static text; empty if it is none.
-fn execution(stored: &str) -> &'static str {
+/// Returns the stored execution status; `None` if no attempt was made.
+fn execution(stored: &str) -> Option<Execution> {
     let all = [
         Execution::NotSent,
         Execution::NotDispatched,
         Execution::PossiblyExecuted,
         Execution::Executed,
     ];
-    let found = all.into_iter().find(|known| known.as_str() == stored);
-    found.map_or("", Execution::as_str)
+    all.into_iter().find(|known| known.as_str() == stored)
 }

@@ -85,6 +85,10 @@ pub(super) fn settlement(
         tenant: call.tenant.clone(),
         label: call.label.clone(),
         host: call.host.clone(),
+        bytes_up: match end.execution.is_safe_to_repeat() {
+            true => 0,
+            false => u64::try_from(call.bytes).unwrap_or(0),
+        },
         attempt: finished.number,
         via: finished.via,
         bridge_name: finished.bridge_name.to_owned(),
@@ -119,7 +123,9 @@ pub(super) async fn settle(cx: &Arc<DeliveryContext>, finished: FinishedAttempt<
                     return Settled::Stale;
                 };
                 // After the commit: the record must not have an outcome that was not stored.
-                cx.audit.record(audit_event(&settlement, now)).await;
+                let event = audit_event(&settlement, now);
+                let execution = Some(settlement.execution);
+                cx.audit.record_delivery(execution, event).await;
                 return Settled::Stored;
             }
             // The relay stops. The bridge keeps the outcome, since it gets no acknowledgement.
@@ -156,7 +162,7 @@ pub(super) async fn settle_all(
             let Some(now) = after_write(cx, settlement, &written) else {
                 return Settled::Stale;
             };
-            events.push(audit_event(settlement, now));
+            events.push((settlement.execution, audit_event(settlement, now)));
             Settled::Stored
         }));
     }
@@ -164,8 +170,8 @@ pub(super) async fn settle_all(
         // Not awaited: a full audit queue can make this take seconds, and the caller is the engine.
         let cx = cx.clone();
         tokio::spawn(async move {
-            for event in events {
-                cx.audit.record(event).await;
+            for (execution, event) in events {
+                cx.audit.record_delivery(Some(execution), event).await;
             }
         });
     }
@@ -238,6 +244,7 @@ fn audit_event(end: &Settlement, now: CallState) -> AuditEvent {
         bridge: end.bridge_name.as_str().into(),
         result: end.code.map_or("ok", Code::as_str),
         execution: end.execution.as_str(),
+        bytes_up: end.bytes_up,
         took_ms: u64::try_from(end.took_ms).unwrap_or(0),
         count: 1,
         detail: serde_json::json!({

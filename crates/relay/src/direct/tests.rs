@@ -143,6 +143,44 @@ async fn each_failure_has_its_code_and_execution() {
 }
 
 #[tokio::test]
+async fn unusable_response_has_its_code_and_limit() {
+    let fields = "set-cookie: a=1\r\n".repeat(101);
+    let large = "v".repeat(300_000);
+    let ok = |rest: &str| format!("HTTP/1.1 200 OK\r\n{rest}");
+    let chunked = "transfer-encoding: chunked\r\n\r\n";
+    for (answer, code, words) in [
+        (
+            ok(&format!("{chunked}zz\r\nhello\r\n0\r\n\r\n")),
+            Code::TargetProtocol,
+            "a chunk size",
+        ),
+        (
+            ok("transfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            Code::TargetProtocol,
+            "a transfer coding other than chunked",
+        ),
+        (
+            ok(&format!("{fields}content-length: 0\r\n\r\n")),
+            Code::ResponseTooLarge,
+            "at most 100 fields",
+        ),
+        (
+            ok(&format!("x-big: {large}\r\ncontent-length: 0\r\n\r\n")),
+            Code::ResponseTooLarge,
+            "96 KiB",
+        ),
+    ] {
+        let raw = RawTarget::start(answer).await;
+        let call = request(format!("http://{}/", raw.addr()));
+        let called = direct().call(&loopback(raw.addr().port()), call).await;
+        let failure = called.unwrap_err();
+        assert_eq!(failure.code, code, "{failure:?}");
+        assert_eq!(failure.execution, Execution::Executed, "{failure:?}");
+        assert!(failure.detail.contains(words), "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn tenant_pattern_reaches_public_addresses_only() {
     let target = TestTarget::start().await;
     let direct = Direct::new(config::Direct::default());

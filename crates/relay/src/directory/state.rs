@@ -8,12 +8,16 @@ use crate::storage::{
 };
 use protocol::frame::RefusedCode;
 use protocol::session::EndReason;
+use protocol::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Revoked installations of one bridge that still get `revoked`; older ones get `unknown`.
 const REVOKED_KEPT: usize = 16;
+
+/// How long an expired key is remembered, in seconds. Its requests are aborted much sooner.
+const EXPIRED_KEPT_S: i64 = 60;
 
 /// A valid bridge.
 #[derive(Debug, Clone)]
@@ -125,6 +129,9 @@ pub(super) struct State {
     revision: i64,
     tenants: HashMap<TenantId, TenantEntry>,
     keys: HashMap<ClientId, KeyEntry>,
+    /// Keys that expired a short time ago, and when they were dropped from `keys`, in seconds since 1970: the requests
+    /// that are aborted get the reason.
+    expired: HashMap<ClientId, i64>,
     bridges: HashMap<BridgeId, BridgeEntry>,
     claims: HashMap<TenantId, Claims>,
     /// The revision at which the result of [`Self::endpoints_of`] may last have changed.
@@ -250,6 +257,8 @@ impl State {
             if key.revoked.is_some() {
                 self.keys.remove(&key.client_id);
             } else {
+                // Its expiry may have been moved.
+                self.expired.remove(&key.client_id);
                 let before = self.keys.get(&key.client_id);
                 // A changed key keeps its last use, which only this process has in memory.
                 let used = before.map_or(0, |entry| entry.used.load(Ordering::Relaxed));
@@ -318,17 +327,46 @@ impl State {
 
     /// Drops expired keys. Returns whether there were any.
     pub(super) fn expire(&mut self, now: i64) -> bool {
-        let before = self.keys.len();
-        self.keys.retain(|_, entry| !entry.is_expired(now));
-        self.keys.len() != before
+        let Self { keys, expired, .. } = self;
+        expired.retain(|_, dropped| now.saturating_sub(*dropped) < EXPIRED_KEPT_S);
+        let before = keys.len();
+        keys.retain(|id, entry| {
+            let is_expired = entry.is_expired(now);
+            if is_expired {
+                expired.insert(id.clone(), now);
+            }
+            !is_expired
+        });
+        keys.len() != before
     }
 
-    pub(super) fn principal_may_stay(&self, principal: &Principal) -> bool {
-        self.keys.contains_key(&*principal.client_id)
-            && self
-                .tenants
-                .get(&*principal.tenant)
-                .is_some_and(|tenant| tenant.state == TenantState::Active)
+    /// Checks that a request may go on.
+    ///
+    /// # Errors
+    /// Why not, for a request that may have been executed.
+    pub(super) fn check_principal(&self, principal: &Principal) -> Result<(), Failure> {
+        let ended = |code, what: &str| {
+            let detail = format!("{what} during the request");
+            Err(Failure::possibly_executed(code, detail))
+        };
+        let tenant = self.tenants.get(&*principal.tenant);
+        match tenant.map(|tenant| tenant.state) {
+            None | Some(TenantState::Deleted) => {
+                ended(Code::Unauthorized, "the tenant was deleted")
+            }
+            Some(TenantState::Suspended | TenantState::Active)
+                if !self.keys.contains_key(&*principal.client_id) =>
+            {
+                match self.expired.contains_key(&*principal.client_id) {
+                    true => ended(Code::Unauthorized, "the API key expired"),
+                    false => ended(Code::Unauthorized, "the API key was revoked"),
+                }
+            }
+            Some(TenantState::Suspended) => {
+                ended(Code::TenantSuspended, "the tenant was suspended")
+            }
+            Some(TenantState::Active) => Ok(()),
+        }
     }
 
     /// Returns a bridge by id, within the tenant with this id or name.

@@ -35,6 +35,13 @@ fn credentials(client_id: &ClientId, secret: &Secret) -> Credentials {
     }
 }
 
+/// Checks why a caller's requests end.
+#[track_caller]
+fn assert_ended(world: &World, principal: &Principal, code: Code, detail: &str) {
+    let ended = world.directory.check_principal(principal).unwrap_err();
+    assert_eq!(ended, Failure::possibly_executed(code, detail));
+}
+
 #[tokio::test]
 async fn key_of_another_process_is_known_after_refresh() {
     let world = world().await;
@@ -84,7 +91,7 @@ async fn revoked_key_ends_within_two_seconds() {
     world.directory.refresh().await.unwrap();
     let presented = credentials(&key.client_id, &secret);
     let principal = world.directory.authenticate(&presented).unwrap();
-    assert!(world.directory.principal_may_stay(&principal));
+    assert_eq!(world.directory.check_principal(&principal), Ok(()));
 
     let mut changed = world.directory.changed();
     changed.mark_unchanged();
@@ -97,7 +104,8 @@ async fn revoked_key_ends_within_two_seconds() {
         .unwrap();
     changed.changed().await.unwrap();
     assert!(revoked.elapsed() < Duration::from_secs(2));
-    assert!(!world.directory.principal_may_stay(&principal));
+    let why = "the API key was revoked during the request";
+    assert_ended(&world, &principal, Code::Unauthorized, why);
     assert!(world.directory.authenticate(&presented).is_err());
 }
 
@@ -150,8 +158,10 @@ async fn suspended_tenant_is_refused_until_resumed() {
     set(TenantState::Suspended).await;
     let refused = world.directory.authenticate(&presented).unwrap_err();
     assert_eq!(refused.code, Code::TenantSuspended);
-    assert!(!world.directory.principal_may_stay(&running));
+    let why = "the tenant was suspended during the request";
+    assert_ended(&world, &running, Code::TenantSuspended, why);
     set(TenantState::Active).await;
+    assert_eq!(world.directory.check_principal(&running), Ok(()));
     assert!(world.directory.authenticate(&presented).is_ok());
 }
 
@@ -240,7 +250,7 @@ async fn known_keys_are_valid_for_stale_max() {
     let (world, presented, principal) = without_database(Duration::from_secs(3)).await;
     let directory = &world.directory;
     assert!(directory.authenticate(&presented).is_ok());
-    assert!(directory.principal_may_stay(&principal));
+    assert_eq!(directory.check_principal(&principal), Ok(()));
     let mut changed = directory.changed();
     changed.mark_unchanged();
     tokio::spawn(directory.clone().keep_fresh());
@@ -249,7 +259,9 @@ async fn known_keys_are_valid_for_stale_max() {
     assert!(directory.age() > Duration::from_secs(3));
     let stale = directory.authenticate(&presented).unwrap_err();
     assert_eq!(stale.code, Code::DirectoryStale);
-    assert!(!directory.principal_may_stay(&principal));
+    let ended = directory.check_principal(&principal).unwrap_err();
+    assert_eq!(ended.code, Code::DirectoryStale);
+    assert_eq!(ended.execution, Execution::PossiblyExecuted);
 }
 
 #[tokio::test]
@@ -272,7 +284,8 @@ async fn key_expires_without_the_database() {
     changed.mark_unchanged();
     tokio::spawn(world.directory.clone().keep_fresh());
     changed.changed().await.unwrap();
-    assert!(!world.directory.principal_may_stay(&principal));
+    let why = "the API key expired during the request";
+    assert_ended(&world, &principal, Code::Unauthorized, why);
     let expired = world.directory.authenticate(&presented).unwrap_err();
     assert_eq!(expired.code, Code::Unauthorized);
 }

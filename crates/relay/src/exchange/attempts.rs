@@ -198,13 +198,7 @@ where
         self.permit.attach(recv.abort_handle());
         // The key may have been revoked between its check and `attach`. The abort for that revocation did
         // not see this exchange, so the key is checked again.
-        if !self
-            .context
-            .identities
-            .principal_may_stay(self.request.principal)
-        {
-            let detail = "the API key is no longer valid";
-            let failure = Failure::possibly_executed(Code::Unauthorized, detail);
+        if let Err(failure) = self.check_principal() {
             return Err(recv.cancel(failure, RESET_ACK_TIMEOUT).await);
         }
         let (upload_task, go_ahead) = self.start_upload(send);
@@ -224,7 +218,30 @@ where
                     through: entry,
                 }))
             }
-            Err(failure) => self.failed(entry, &recv, failure).await,
+            Err(failure) => {
+                let failure = self.reason_of(failure);
+                self.failed(entry, &recv, failure).await
+            }
+        }
+    }
+
+    /// Checks that the caller's key is still valid.
+    fn check_principal(&self) -> Result<(), Failure> {
+        let identities = &self.context.identities;
+        identities.check_principal(self.request.principal)
+    }
+
+    /// Returns the failure with its reason: a suspended tenant loses its tunnels too, and the loss may be seen first.
+    fn reason_of(&self, failure: Failure) -> Failure {
+        match failure.code {
+            Code::TunnelLost => match self.check_principal() {
+                Ok(()) => failure,
+                Err(reason) => Failure {
+                    execution: failure.execution,
+                    ..reason
+                },
+            },
+            _ => failure,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::capacity::ExchangePermit;
 use crate::metrics::Metrics;
 use crate::registry::TunnelEntry;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use protocol::Failure;
 use protocol::frame::ResponseHead;
@@ -32,6 +33,8 @@ pub(crate) struct TunnelBody {
     metrics: Arc<Metrics>,
     sum: Option<Arc<TrafficSum>>,
     permit: ExchangePermit,
+    /// Removes fields from the trailers.
+    trailer_filter: Option<fn(&mut HeaderMap)>,
 }
 
 impl TunnelBody {
@@ -41,6 +44,7 @@ impl TunnelBody {
             metrics,
             sum: None,
             permit,
+            trailer_filter: None,
         }
     }
 
@@ -59,6 +63,11 @@ impl TunnelBody {
     pub(crate) fn count_into(&mut self, sum: Arc<TrafficSum>) {
         self.sum = Some(sum);
     }
+
+    /// Passes trailers through `filter`, which removes fields from them.
+    pub(crate) fn filter_trailers(&mut self, filter: fn(&mut HeaderMap)) {
+        self.trailer_filter = Some(filter);
+    }
 }
 
 impl Body for TunnelBody {
@@ -69,7 +78,7 @@ impl Body for TunnelBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
+        let mut frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -78,6 +87,16 @@ impl Body for TunnelBody {
             self.metrics.bytes_down(bytes);
             if let Some(sum) = &self.sum {
                 sum.received(bytes);
+            }
+        }
+        if let Some(filter) = self.trailer_filter
+            && let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            filter(trailers);
+            if trailers.is_empty() {
+                // Without a field there are no trailers: the body's end follows.
+                return Pin::new(&mut self.recv).poll_frame(cx);
             }
         }
         Poll::Ready(frame)

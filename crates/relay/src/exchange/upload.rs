@@ -8,7 +8,7 @@
 //! attempt reads the body from its first byte, and the caller does not notice. The buffer is bounded for each
 //! body, and by the memory that the caller's key may use. A longer body is not retried.
 
-use crate::capacity::KeyMemory;
+use crate::capacity::{KeyMemory, MISFRAMED};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use protocol::{Code, Failure};
@@ -37,6 +37,8 @@ const GO_AHEAD_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) enum UploadError {
     /// The caller aborted it.
     Aborted,
+    /// Its chunks are malformed.
+    Misframed,
     /// The caller sent nothing for this time.
     Idle(Duration),
     /// Another attempt reads it.
@@ -62,6 +64,8 @@ impl UploadError {
             Self::Aborted | Self::Superseded => {
                 Failure::possibly_executed(Code::Cancelled, "the caller aborted its request body")
             }
+            // The target may have begun to execute what came before.
+            Self::Misframed => Failure::possibly_executed(Code::InvalidRequest, MISFRAMED),
             Self::Idle(limit) => {
                 let detail = format!(
                     "the caller sent nothing of its body for {limit:?} (limits.caller_idle_timeout)"
@@ -390,6 +394,13 @@ mod tests {
             );
         }
         assert!(!upload.reclaim());
+    }
+
+    #[test]
+    fn malformed_chunks_are_an_invalid_request() {
+        let failure = UploadError::Misframed.failure();
+        assert_eq!(failure.code, Code::InvalidRequest);
+        assert_eq!(UploadError::Aborted.failure().code, Code::Cancelled);
     }
 
     #[test]

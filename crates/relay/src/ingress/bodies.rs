@@ -1,6 +1,7 @@
 //! The bodies of a request and a response that pass through, with the framing that the other side declared.
 
 use crate::body::{Body, DeclaredFraming};
+use crate::capacity::is_misframed;
 use crate::exchange::{TunnelBody, UploadError};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
@@ -96,6 +97,10 @@ impl HttpBody for DrainOnDrop {
             None if !is_short => {
                 self.body = None;
                 None
+            }
+            Some(Err(error)) if is_misframed(&error) => {
+                self.body = None;
+                Some(Err(UploadError::Misframed))
             }
             None | Some(Err(_)) => {
                 self.body = None;

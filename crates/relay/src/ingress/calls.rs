@@ -2,6 +2,7 @@
 //!
 //! `crate::calls` has the handler.
 
+mod canonical;
 pub(crate) mod described;
 mod document;
 

@@ -8,8 +8,9 @@ use crate::data_plane::DataPlane;
 use crate::problem::Problem;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use policy::URL_MAX_BYTES;
 use protocol::frame::RequestTarget;
 use std::sync::Arc;
 
@@ -38,6 +39,13 @@ pub(crate) async fn handle(
     if pending.as_ref().map(Request::method) == Some(&Method::CONNECT) {
         return Err(Problem::method("any method but CONNECT"));
     }
+    if policy::is_too_long(rest) {
+        let detail = format!(
+            "the path and query have {} bytes; the limit is {URL_MAX_BYTES} bytes",
+            rest.len()
+        );
+        return Err(Problem::invalid(detail).with_status(StatusCode::URI_TOO_LONG));
+    }
     let Some(request) = pending.take() else {
         return Err(Problem::not_found());
     };
@@ -49,6 +57,7 @@ pub(crate) async fn handle(
         route: RouteTarget::Endpoint(endpoint),
         request: name,
         name: endpoint,
+        host: None,
         own_header: consumed_header(request.headers()),
     };
     pass::on(data, principal, connection, request, kind).await

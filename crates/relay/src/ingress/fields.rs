@@ -31,6 +31,11 @@ pub(crate) fn expectation(headers: &HeaderMap, version: Version) -> Expectation<
     }
     let mut found = Expectation::None;
     for value in headers.get_all(header::EXPECT) {
+        // An empty list has no expectation (RFC 9110, 5.6.1.2).
+        let is_empty = |byte: &u8| matches!(byte, b',' | b' ' | b'\t');
+        if value.as_bytes().iter().all(is_empty) {
+            continue;
+        }
         if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
             return Expectation::Unknown(value);
         }
@@ -175,7 +180,9 @@ mod tests {
             (&["100-continue", list], list),
             (&["100-continue,"], "100-continue,"),
             (&["a", "100-continue"], "a"),
-            (&[""], ""),
+            (&[""], "none"),
+            (&[", ,"], "none"),
+            (&["", "100-continue"], "continue"),
         ] {
             for version in [Version::HTTP_11, Version::HTTP_2] {
                 assert_eq!(parse(values, version), expected, "{values:?}");

@@ -21,10 +21,11 @@ use crate::progress::Progress;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
+use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use policy::Target;
+use policy::{Target, TargetError};
 use protocol::frame::{Headers, RequestTarget};
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
@@ -57,7 +58,7 @@ pub(crate) async fn handle(
         bridge: None,
         credential: None,
     })?;
-    let Some(request) = pending.take() else {
+    let Some(mut request) = pending.take() else {
         return Err(Problem::not_found());
     };
     if is_connect {
@@ -70,7 +71,11 @@ pub(crate) async fn handle(
         )
         .await;
     }
-    let name = format!("proxy {}:{}", target.host(), target.port());
+    if !count_forward(&mut request) {
+        return respond_in_place(request);
+    }
+    let host = target.host().to_string();
+    let name = format!("proxy {host}:{}", target.port());
     let url = match is_asterisk(request.method(), request.uri()) {
         // OPTIONS for a URL without a path: the bridge sends `*` (RFC 9112, 3.2.4).
         true => target.origin(),
@@ -81,9 +86,44 @@ pub(crate) async fn handle(
         route: RouteTarget::Host(target.host()),
         request: request_name,
         name: &name,
+        host: Some(&host),
         own_header: Some(BRIDGE_AUTHORIZATION),
     };
     pass::on(data, principal, connection, request, kind).await
+}
+
+/// Counts one hop in `Max-Forwards` of OPTIONS and TRACE (RFC 9110, 7.6.2). Returns whether the request may be
+/// forwarded. A value that is no number is passed on.
+fn count_forward<B>(request: &mut Request<B>) -> bool {
+    if !matches!(*request.method(), Method::OPTIONS | Method::TRACE) {
+        return true;
+    }
+    let hops = request.headers().get(header::MAX_FORWARDS);
+    let hops = hops.and_then(|hops| hops.to_str().ok()?.parse::<u64>().ok());
+    match hops {
+        None => true,
+        Some(0) => false,
+        Some(hops) => {
+            let hops = HeaderValue::from(hops - 1);
+            request.headers_mut().insert(header::MAX_FORWARDS, hops);
+            true
+        }
+    }
+}
+
+/// Responds to OPTIONS or TRACE whose `Max-Forwards` is 0: the relay is its last recipient. A TRACE would send the
+/// request's fields back, its key included, so it is rejected.
+fn respond_in_place(request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    let is_trace = *request.method() == Method::TRACE;
+    super::drain(request.into_body());
+    if is_trace {
+        let detail = "Max-Forwards is 0, and the relay itself does not respond to TRACE";
+        return Err(Problem {
+            allow: Some("OPTIONS".into()),
+            ..Problem::not_sent(Code::MethodNotAllowed, detail)
+        });
+    }
+    Ok(Response::new(body::empty()))
 }
 
 /// Returns whether a request is OPTIONS for a URL without a path.
@@ -109,15 +149,22 @@ fn url_target(uri: &Uri) -> Result<Target, Problem> {
              host:port; the API is on another listener",
         ));
     }
-    Target::parse(&uri.to_string())
-        .map_err(|error| Problem::invalid(format!("the URL is not supported: {error}")))
+    Target::parse(&uri.to_string()).map_err(|error| {
+        let problem = Problem::invalid(format!("the URL is not supported: {error}"));
+        match error {
+            TargetError::TooLong { .. } => problem.with_status(StatusCode::URI_TOO_LONG),
+            _ => problem,
+        }
+    })
 }
 
-/// Returns the target of CONNECT. It must name a port: there is no scheme to derive a default from.
+/// Returns the target of CONNECT: `host:port` and nothing else (RFC 9112, 3.2.3). There is no scheme to derive a
+/// default port from.
 fn connect_target(uri: &Uri) -> Result<Target, Problem> {
+    let is_authority = uri.scheme().is_none() && uri.path_and_query().is_none();
     let authority = uri
         .authority()
-        .filter(|authority| authority.port().is_some());
+        .filter(|authority| is_authority && authority.port().is_some());
     let authority = authority.ok_or_else(|| Problem::invalid("CONNECT must name host:port"))?;
     // Parsed as a URL for the checks of its host. The scheme is not used.
     Target::parse(&format!("http://{authority}"))
@@ -133,15 +180,17 @@ async fn connect(
     (target, request_name): (&Target, &RequestName),
 ) -> Result<Response<Body>, Problem> {
     let permit = data.begin(principal)?;
-    let name = format!("proxy {}:{}", target.host(), target.port());
+    let host = target.host().to_string();
+    let name = format!("proxy {host}:{}", target.port());
     let kind = IngressKind {
         target: RequestTarget::Connect {
-            host: target.host().to_string(),
+            host: host.clone(),
             port: target.port(),
         },
         route: RouteTarget::Host(target.host()),
         request: request_name,
         name: &name,
+        host: Some(&host),
         own_header: None,
     };
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
@@ -191,5 +240,31 @@ mod tests {
         );
         assert!(connect_target(&uri("a.example")).is_err());
         assert!(connect_target(&uri("a.example:0")).is_err());
+        assert!(connect_target(&uri("http://a.example:80/")).is_err());
+        assert!(connect_target(&uri("http://a.example:80")).is_err());
+    }
+
+    #[test]
+    fn max_forwards_is_counted_for_two_methods() {
+        for (method, given, expected) in [
+            (Method::OPTIONS, "0", None),
+            (Method::TRACE, "0", None),
+            (Method::TRACE, "1", Some("0")),
+            (Method::OPTIONS, "3", Some("2")),
+            (Method::OPTIONS, "-1", Some("-1")),
+            (Method::GET, "0", Some("0")),
+        ] {
+            let mut request = Request::builder()
+                .method(method.clone())
+                .header(header::MAX_FORWARDS, given)
+                .body(())
+                .unwrap();
+            let is_forwarded = count_forward(&mut request);
+            assert_eq!(is_forwarded, expected.is_some(), "{method} {given}");
+            if let Some(expected) = expected {
+                assert_eq!(request.headers()[header::MAX_FORWARDS], expected);
+            }
+        }
+        assert!(count_forward(&mut Request::new(())));
     }
 }

@@ -18,7 +18,7 @@ use crate::capacity::{BodyLimits, ExchangePermit, collect_body};
 use crate::config::{ConfigDuration, Hops};
 use crate::connection::{Connection, ListenerKind};
 use crate::data_plane::DataPlane;
-use crate::exchange::{self, ExchangeRequest, Outbound, UploadError};
+use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, UploadError};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::request_name::RequestName;
@@ -50,6 +50,8 @@ pub(crate) struct IngressKind<'a> {
     pub(crate) request: &'a RequestName,
     /// The endpoint, or its replacement in the audit record's sums.
     pub(crate) name: &'a str,
+    /// The target's host, of a request to a URL, for the log.
+    pub(crate) host: Option<&'a str>,
     /// The field that carries the relay's own key.
     pub(crate) own_header: Option<HeaderName>,
 }
@@ -100,8 +102,15 @@ pub(crate) async fn on(
     let (mut parts, body) = request.into_parts();
     let is_for_head = parts.method == Method::HEAD;
     let expects = !body.is_end_stream() && expects_continue(&parts.headers, parts.version);
+    let is_http2 = parts.version == Version::HTTP_2;
     let length =
         transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
+    let length = match length {
+        // Over HTTP/2 the end of the stream states that there is no body. Over HTTP/1.1, which the target may use,
+        // only a length does, for methods that usually have a body (RFC 9110, 8.6).
+        BodyLength::None if is_http2 => transport::http::composed_length(parts.method.as_str(), 0),
+        length => length,
+    };
     let declared = match length {
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::None | BodyLength::Unknown => None,
@@ -123,7 +132,6 @@ pub(crate) async fn on(
     let idle = data.limits().endpoint_idle_timeout;
     let (head, known) = ((&parts.method, headers), (length, expects));
     let exchange_request = exchange_request(data, principal, head, known, idle, kind);
-    let is_http2 = parts.version == Version::HTTP_2;
     // Whether the body was requested from a caller that holds it back.
     let is_requested = expects.then(Arc::<AtomicBool>::default);
     let framing = (declared, is_requested.clone(), is_http2);
@@ -147,7 +155,7 @@ pub(crate) async fn on(
         let response = response_head(&received.head, is_for_head)?;
         Ok((received, response))
     });
-    let (received, mut response) = responded.map_err(|failure| {
+    let (mut received, mut response) = responded.map_err(|failure| {
         let problem = holding(Problem::from(failure).through(bridge));
         if must_close() {
             problem.closing()
@@ -155,7 +163,8 @@ pub(crate) async fn on(
             problem
         }
     })?;
-    finish_response(data, principal, endpoint, response.headers_mut());
+    let to_finish = (response.headers_mut(), &mut received.body);
+    finish_response(data, principal, endpoint, to_finish);
     if must_close() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -259,10 +268,11 @@ async fn upgrade(
     let bridge = progress.bridge();
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), up);
-    let (received, raw) = result.map_err(|failure| Problem::from(failure).through(bridge))?;
+    let (mut received, raw) = result.map_err(|failure| Problem::from(failure).through(bridge))?;
     if received.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
         let mut response = response_head(&received.head, is_for_head)?;
-        finish_response(data, principal, endpoint, response.headers_mut());
+        let to_finish = (response.headers_mut(), &mut received.body);
+        finish_response(data, principal, endpoint, to_finish);
         // What the client sends next may be meant for the other protocol, so it must not be read as a request.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -274,6 +284,10 @@ async fn upgrade(
     let headers = response.headers_mut();
     *headers = response_headers(&received.head)?;
     hop_headers::add_to_response(data.config.hops, headers);
+    if endpoint.is_some() {
+        // A browser obeys the fields of a 101 as those of any response. There is no page that needs a sandbox.
+        shared_origin::remove_fields(headers);
+    }
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     // A bridge that knows no other protocol names none.
     let chosen = wire_upgrade(&received.head.headers);
@@ -307,12 +321,13 @@ fn finish_response(
     data: &DataPlane,
     principal: &Principal,
     endpoint: Option<&str>,
-    headers: &mut HeaderMap,
+    (headers, body): (&mut HeaderMap, &mut TunnelBody),
 ) {
     hop_headers::add_to_response(data.config.hops, headers);
     if let Some(endpoint) = endpoint {
         let endpoint = (&*principal.tenant_name, endpoint);
         shared_origin::protect(&data.config.endpoints, endpoint, headers);
+        body.filter_trailers(shared_origin::remove_fields);
     }
 }
 

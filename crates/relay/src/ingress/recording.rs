@@ -23,6 +23,8 @@ pub(super) struct RecordingGuard<'a> {
     request: &'a RequestName,
     /// The endpoint, unless the request goes to a URL.
     endpoint: Option<&'a str>,
+    /// The host of that URL.
+    host: Option<&'a str>,
     started: Instant,
     span: Option<telemetry::Span>,
 }
@@ -51,6 +53,7 @@ impl<'a> RecordingGuard<'a> {
                 RouteTarget::Endpoint(name) => Some(name),
                 RouteTarget::Host(_) => None,
             },
+            host: kind.host,
             started: Instant::now(),
             span,
         }
@@ -61,8 +64,7 @@ impl<'a> RecordingGuard<'a> {
             name: self.request,
             principal: Some(self.principal),
             endpoint: self.endpoint,
-            // `proxy HOST:PORT`.
-            host: self.endpoint.is_none().then_some(self.name),
+            host: self.host,
             bridge: Some(bridge),
             started: self.started,
         };

@@ -2,14 +2,18 @@
 
 use super::select_tunnel::Paired;
 use crate::access::Principal;
+use protocol::Failure;
 use std::fmt;
 use std::sync::Arc;
 
 /// Tenants, keys and bridges, as far as requests depend on them. The directory implements it: in memory, and
 /// without waiting.
 pub(crate) trait Identities: Paired + fmt::Debug + Send + Sync {
-    /// Returns whether the key is still valid: not revoked, not expired, its tenant not suspended.
-    fn principal_may_stay(&self, principal: &Principal) -> bool;
+    /// Checks that the key is still valid: not revoked, not expired, its tenant not suspended.
+    ///
+    /// # Errors
+    /// The reason, for a request that may have been executed.
+    fn check_principal(&self, principal: &Principal) -> Result<(), Failure>;
 
     /// Returns whether the tenant exists and is not suspended.
     fn is_active(&self, tenant: &str) -> bool;

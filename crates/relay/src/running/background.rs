@@ -33,7 +33,11 @@ pub(super) fn spawn(state: &Arc<ControlPlane>, audit_key: SealingKey) -> Vec<Joi
         tokio::spawn(expire_idempotency_keys(state.clone())),
         tokio::spawn(notices::run(state.clone())),
         tokio::spawn(notices::watch_pause(state.clone())),
-        tokio::spawn(audit::checkpoints::run(tunnels, state.audit.clone())),
+        tokio::spawn(audit::checkpoints::run(
+            tunnels,
+            state.directory.storage().clone(),
+            state.audit.clone(),
+        )),
         tokio::spawn(audit::sealing::run(
             state.directory.storage().clone(),
             audit_key,
@@ -59,14 +63,15 @@ async fn abort_unauthorized(state: Arc<ControlPlane>) {
             .data
             .registry
             .retain_offers(|installation| directory.has_installation(installation));
+        // The exchanges first: the end of a suspended tenant's tunnel would hide the reason from them and the bridge.
+        let exchanges = state
+            .data
+            .exchanges
+            .abort(|principal| directory.check_principal(principal).err());
         let tunnels = state
             .data
             .registry
             .abort(|owner| directory.close_reason(owner));
-        let exchanges = state
-            .data
-            .exchanges
-            .abort(|principal| directory.principal_may_stay(principal));
         if tunnels + exchanges > 0 {
             tracing::info!(
                 tunnels,

@@ -13,6 +13,7 @@ use crate::service::Service;
 use crate::serving::{RENEW_INTERVAL, RETRY_INTERVAL, Role};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
+use protocol::{Execution, Failure};
 use runtime::files::{Dir, Owner};
 use std::fs::File;
 use std::io;
@@ -293,8 +294,12 @@ impl Keeper {
         self.state.deliveries.hold(0);
         self.closing.send_replace(true);
         let state = &self.state;
+        let standby = Failure {
+            execution: Execution::PossiblyExecuted,
+            ..state.serving.standing_by()
+        };
+        state.data.exchanges.abort(|_| Some(standby.clone()));
         state.data.registry.abort(|_| Some(EndReason::Draining));
-        state.data.exchanges.abort(|_| false);
         state.idempotency.clear();
         for listener in &mut self.listeners {
             listener.close().await;

@@ -8,6 +8,7 @@ use super::{Storage, StorageError};
 use protocol::Code;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 use store::Transaction;
 
@@ -22,6 +23,7 @@ const ACTIONS: &[&str] = &[
     LOST,
     "auth.denied",
     "bridge.audit_head",
+    "bridge.audit_rollback",
     "bridge.cloned",
     "bridge.disable",
     "bridge.enable",
@@ -388,18 +390,23 @@ impl Storage {
         Ok((rows.try_get("total")?, rows.try_get("lost")?))
     }
 
-    /// Deletes up to `limit` rows with numbers up to `upto`. Returns how many it deleted.
+    /// Deletes up to `limit` of the rows with these numbers. Returns how many it deleted.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub async fn forget_audit(&self, upto: i64, limit: u32) -> Result<u64, StorageError> {
+    pub async fn forget_audit(
+        &self,
+        rows: &RangeInclusive<i64>,
+        limit: u32,
+    ) -> Result<u64, StorageError> {
         let mut tx = self.begin().await?;
         // In slices: one deletion of a month of rows would keep SQLite's write lock for seconds.
         let gone = sqlx::query(
             "DELETE FROM audit WHERE seq IN
-             (SELECT seq FROM audit WHERE seq <= $1 ORDER BY seq LIMIT $2)",
+             (SELECT seq FROM audit WHERE seq >= $1 AND seq <= $2 ORDER BY seq LIMIT $3)",
         )
-        .bind(upto)
+        .bind(*rows.start())
+        .bind(*rows.end())
         .bind(i64::from(limit))
         .execute(&mut *tx)
         .await?;

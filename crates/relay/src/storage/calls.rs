@@ -29,6 +29,7 @@ pub use state::CallState;
 pub use write::{Write, Written};
 
 use super::StorageError;
+use super::idempotency::RequestDigest;
 use super::rows::corrupt;
 use protocol::frame::JournalMark;
 use protocol::{Code, Execution};
@@ -60,7 +61,7 @@ pub struct NewCall {
     /// The caller's idempotency key.
     pub idempotency_key: Option<String>,
     /// Hash of the request.
-    pub digest: Vec<u8>,
+    pub digest: RequestDigest,
     /// The request, sealed.
     pub sealed: Vec<u8>,
     /// Bytes of the request's body.
@@ -125,6 +126,8 @@ pub struct StoredCall {
     pub host: String,
     /// The bridge that the caller named.
     pub bridge: Option<String>,
+    /// Bytes of the request's body.
+    pub bytes: i64,
     /// Whether it may be repeated when its outcome cannot be determined.
     pub at_least_once: bool,
     /// Attempts that were begun.
@@ -157,6 +160,8 @@ pub struct Settlement {
     pub label: Option<String>,
     /// The URL's host.
     pub host: String,
+    /// Bytes of the request's body, if they may have gone to the target.
+    pub bytes_up: u64,
     /// The attempt.
     pub attempt: u32,
     /// Where it was sent: only that installation may settle it.
@@ -211,6 +216,7 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
         method: row.try_get("method")?,
         host: row.try_get("host")?,
         bridge: row.try_get("bridge")?,
+        bytes: row.try_get("bytes")?,
         at_least_once: row.try_get::<i64, _>("at_least_once")? != 0,
         attempt: number(row, "attempt")?,
         step: number(row, "step")?,

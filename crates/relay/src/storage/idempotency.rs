@@ -39,6 +39,49 @@ pub struct KeyedRow {
     clock: &'static str,
 }
 
+/// The hash of a request, by which a repeat with the same key is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestDigest {
+    own: Vec<u8>,
+    /// What an earlier version of the relay has stored for the same request.
+    former: Option<Vec<u8>>,
+}
+
+impl RequestDigest {
+    /// Returns a digest that is stored as `own`. A row of an earlier version has `former` for the same request.
+    pub fn new(own: Vec<u8>, former: Vec<u8>) -> Self {
+        Self {
+            own,
+            former: Some(former),
+        }
+    }
+
+    /// Returns the digest of the same request of one API key.
+    pub fn of_client(self, client_id: &str) -> Self {
+        let join = |digest: Vec<u8>| [&digest[..], client_id.as_bytes()].concat();
+        Self {
+            own: join(self.own),
+            former: self.former.map(join),
+        }
+    }
+
+    /// Returns what is stored.
+    pub fn stored(&self) -> &[u8] {
+        &self.own
+    }
+
+    /// Returns whether a stored digest is that of this request.
+    pub fn is_of(&self, stored: &[u8]) -> bool {
+        stored == self.own || self.former.as_deref() == Some(stored)
+    }
+}
+
+impl From<Vec<u8>> for RequestDigest {
+    fn from(own: Vec<u8>) -> Self {
+        Self { own, former: None }
+    }
+}
+
 /// The claim of a key, before its request is executed.
 #[derive(Debug)]
 pub struct ClaimKey {
@@ -47,7 +90,7 @@ pub struct ClaimKey {
     /// The client id of the API key that sent the request.
     pub client_id: Arc<str>,
     /// Hash of the request.
-    pub digest: Vec<u8>,
+    pub digest: RequestDigest,
     /// The token of an earlier attempt of this process that certainly had no effect. Its row may exist.
     pub prior: Option<[u8; 16]>,
 }
@@ -194,7 +237,7 @@ pub(super) async fn claim(
         .bind(row.operation)
         .bind(&row.key)
         .bind(&*claim.client_id)
-        .bind(claim.digest.clone())
+        .bind(claim.digest.stored().to_vec())
         .bind(row.token.to_vec())
         .bind(CLAIMED_KEPT_MS)
         .bind(&*row.tenant)
@@ -218,7 +261,7 @@ pub(super) async fn claim(
         return Ok(ClaimOutcome::NoTenant);
     };
     Ok(ClaimOutcome::Known {
-        is_same: known.try_get::<Vec<u8>, _>("digest")? == claim.digest,
+        is_same: claim.digest.is_of(&known.try_get::<Vec<u8>, _>("digest")?),
         outcome: known.try_get("outcome")?,
     })
 }

@@ -3,7 +3,7 @@
 use crate::storage::{NoRandom, StorageError, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use runtime::files::{Dir, Owner};
+use runtime::files::{Dir, Owner, open_given};
 #[cfg(unix)]
 use runtime::files::{Kind, make_private};
 use runtime::sealed::{KEY_BYTES, SealingKey};
@@ -24,6 +24,9 @@ pub enum KeyFileError {
     /// It holds something else.
     #[error("{0} is not a key file: it must hold 32 bytes in base64, as the relay makes them")]
     Malformed(PathBuf),
+    /// It is a directory.
+    #[error("the key file {0} is a directory: name a file in storage.key_file")]
+    Directory(PathBuf),
     /// It is gone, and the database has data that only it decrypts.
     #[error(
         "the key file {path} does not exist, and the stored calls of {tenants} are encrypted with it: put a copy of \
@@ -61,12 +64,12 @@ impl MasterKey {
     /// [`KeyFileError`].
     pub(crate) fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
         let failed = |error| KeyFileError::Io(path.to_owned(), error);
-        let file = match File::open(path) {
+        let file = match open_given(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path)? {
                 Some(key) => return Ok(key),
                 // Another process created it in the meantime.
-                None => File::open(path).map_err(failed)?,
+                None => open_given(path).map_err(failed)?,
             },
             Err(error) => return Err(failed(error)),
         };
@@ -83,7 +86,7 @@ impl MasterKey {
     /// [`KeyFileError`].
     pub(crate) fn check(path: &Path) -> Result<Self, KeyFileError> {
         let failed = |error| KeyFileError::Io(path.to_owned(), error);
-        Self::read(&File::open(path).map_err(failed)?, path)
+        Self::read(&open_given(path).map_err(failed)?, path)
     }
 
     fn read(file: &File, path: &Path) -> Result<Self, KeyFileError> {
@@ -92,7 +95,11 @@ impl MasterKey {
         ));
         file.take(FILE_MAX_BYTES)
             .read_to_string(&mut text)
-            .map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => KeyFileError::Malformed(path.to_owned()),
+                io::ErrorKind::IsADirectory => KeyFileError::Directory(path.to_owned()),
+                _ => KeyFileError::Io(path.to_owned(), error),
+            })?;
         let bytes = STANDARD.decode(text.trim()).ok();
         let bytes: Option<Zeroizing<[u8; KEY_BYTES]>> = bytes
             .map(Zeroizing::new)
@@ -112,7 +119,7 @@ impl MasterKey {
     /// # Errors
     /// [`KeyFileError`].
     pub(crate) fn load(path: &Path) -> Result<Option<Self>, KeyFileError> {
-        match File::open(path) {
+        match open_given(path) {
             Ok(file) => Self::read(&file, path).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(KeyFileError::Io(path.to_owned(), error)),
@@ -228,8 +235,16 @@ mod tests {
             MasterKey::load_or_create(&path).unwrap_err();
             assert_eq!(mode(), 0o604, "it is no key file");
         }
-        std::fs::write(&path, "c2hvcnQ=").unwrap();
-        let short = MasterKey::load_or_create(&path).unwrap_err();
-        assert!(matches!(short, KeyFileError::Malformed(_)), "{short}");
+        for wrong in [&b"c2hvcnQ="[..], b"", b"\xff\xfe\x00key"] {
+            std::fs::write(&path, wrong).unwrap();
+            let error = MasterKey::load_or_create(&path).unwrap_err();
+            assert!(matches!(error, KeyFileError::Malformed(_)), "{error}");
+        }
+        #[cfg(unix)]
+        {
+            let error = MasterKey::check(dir.path()).unwrap_err();
+            assert!(matches!(error, KeyFileError::Directory(_)), "{error}");
+            assert!(error.to_string().contains("storage.key_file"), "{error}");
+        }
     }
 }

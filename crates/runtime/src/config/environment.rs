@@ -122,6 +122,14 @@ impl Environment {
         self.unknown::<T>(variables_of_process())
     }
 
+    fn without_prefix<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
+        let own = names.iter().filter_map(|name| {
+            let rest = name.strip_prefix(self.prefix)?;
+            rest.strip_prefix('_')
+        });
+        own.collect()
+    }
+
     /// Returns the variables with the prefix that are no key. A misspelled variable would otherwise be ignored, and
     /// the default be active. Each item is a name with its value.
     pub fn unknown<T: DeserializeOwned>(
@@ -158,16 +166,16 @@ impl Environment {
                 .strip_prefix(&again)
                 .map(|rest| format!("{again}{rest}"));
             let short = short.and_then(|short| known.iter().copied().find(|known| *known == short));
-            unknown.mistakes.push(
-                match short.or_else(|| closest(&upper, known.iter().copied())) {
-                    Some(near) => {
-                        format!("unknown environment variable {name}; did you mean {near}?")
-                    }
-                    None => {
-                        format!("unknown environment variable {name}: no config key has this name")
-                    }
-                },
-            );
+            let near = short.map(str::to_owned).or_else(|| {
+                let near = meant(own, &self.without_prefix(&known))?;
+                Some(format!("{again}{near}"))
+            });
+            unknown.mistakes.push(match near {
+                Some(near) => format!("unknown environment variable {name}; did you mean {near}?"),
+                None => {
+                    format!("unknown environment variable {name}: no config key has this name")
+                }
+            });
         }
         if let [first, rest @ ..] = ignored.as_slice() {
             let more = match rest.len() {
@@ -181,6 +189,27 @@ impl Environment {
         }
         unknown
     }
+}
+
+/// Returns the variable that is probably meant; all names are without the prefix, which would make them look alike. One
+/// that has all the words of the given name comes first: `URL` is meant as `RELAY_URL`.
+fn meant<'a>(own: &str, known: &[&'a str]) -> Option<&'a str> {
+    let has_all = |name: &str| {
+        let mut words = own.split('_');
+        words.all(|word| name.split('_').any(|part| part == word))
+    };
+    let length = |name: &str| name.split('_').count();
+    let complete: Vec<&'a str> = known.iter().copied().filter(|name| has_all(name)).collect();
+    let fewest = complete.iter().map(|name| length(name)).min();
+    let mut shortest = complete
+        .iter()
+        .copied()
+        .filter(|name| Some(length(name)) == fewest);
+    // Several of them say nothing: `FILE` is a part of many names.
+    if let (Some(only), None) = (shortest.next(), shortest.next()) {
+        return Some(only);
+    }
+    closest(own, known.iter().copied())
 }
 
 /// Variables with the prefix of a program that are none of its keys.
@@ -352,10 +381,12 @@ fn value(key: Key, text: &str) -> Result<DeValue<'_>, String> {
             Ok(_) | Err(_) => Err(format!(
                 "the value is not a TOML array{}; write {}",
                 why(),
-                match key.section {
-                    None =>
+                match (key.section, key.name) {
+                    (None, "allow") =>
+                        "an array of inline tables, like [{host = \"a.example\", methods = [\"POST\"]}]",
+                    (None, _) =>
                         "an array of inline tables, like [{name = \"a\", url = \"https://a.example/\"}]",
-                    Some(_) => "one like [\"a\", \"b\"]",
+                    (Some(_), _) => "one like [\"a\", \"b\"]",
                 }
             )),
         },
@@ -394,5 +425,34 @@ fn everywhere<'a>(value: DeValue<'a>, span: &Range<usize>) -> DeValue<'a> {
         | DeValue::Float(_)
         | DeValue::Boolean(_)
         | DeValue::Datetime(_) => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_with_all_words_is_suggested_first() {
+        let known = [
+            "LOG",
+            "LOG_FILE",
+            "KEY_FILE",
+            "RELAY_URL",
+            "RELAY_PROXY",
+            "SIGNED_CALLS_PUBLIC_KEY_FILE",
+        ];
+        for (own, expected) in [
+            ("URL", Some("RELAY_URL")),
+            ("KEY", Some("KEY_FILE")),
+            ("URL_RELAY", Some("RELAY_URL")),
+            ("RELAY_URI", Some("RELAY_URL")),
+            ("LOGS", Some("LOG")),
+            ("FILE", None),
+            ("TOKEN", None),
+            ("X", None),
+        ] {
+            assert_eq!(meant(own, &known), expected, "{own}");
+        }
     }
 }

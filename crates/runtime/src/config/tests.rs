@@ -295,6 +295,21 @@ fn file_of_windows_tools_is_taken_or_named() {
     assert!(error.contains("without a byte order mark"), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn named_pipe_is_no_config() {
+    let file = File::new(FILE);
+    let path = file.0.path().join("server.toml");
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    // It does not wait for a program that writes.
+    let error = file.load(&[]).unwrap_err();
+    assert!(error.contains("it is not a regular file"), "{error}");
+    for open in ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/63"] {
+        assert!(is_descriptor(Path::new(open)), "{open}");
+    }
+}
+
 #[test]
 fn source_names_file_and_variables() {
     let file = File::new(FILE);

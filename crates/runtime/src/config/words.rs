@@ -271,7 +271,7 @@ fn is_integer(name: &str) -> bool {
 }
 
 /// Returns the known name that is most like the given one, if one is like it at all.
-pub(super) fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|name| (strsim::damerau_levenshtein(given, name), name));
     let (distance, name) = scored.min_by_key(|(distance, _)| *distance)?;
     // A third of the letters may differ, as compilers have it: beyond that a suggestion misleads.

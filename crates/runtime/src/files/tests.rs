@@ -52,6 +52,24 @@ fn only_regular_files_with_one_link_are_used() {
 }
 
 #[test]
+fn named_pipe_of_an_administrator_is_rejected() {
+    let temp = TempDir::new("given");
+    let (theirs, given) = (temp.path().join("theirs"), temp.path().join("given"));
+    std::fs::write(&theirs, "secret").unwrap();
+    put("pipe", &given, &theirs);
+    // It does not wait for a program that writes.
+    let error = open_given(&given).unwrap_err().to_string();
+    assert_eq!(error, "it is not a regular file");
+    std::fs::remove_file(&given).unwrap();
+    put("symbolic link", &given, &theirs);
+    let content = read_up_to(open_given(&given).unwrap(), 10).unwrap();
+    assert_eq!(content, b"secret");
+    let directory = open_given(temp.path()).and_then(|file| read_up_to(file, 10));
+    let kind = directory.unwrap_err().kind();
+    assert_eq!(kind, io::ErrorKind::IsADirectory);
+}
+
+#[test]
 fn leftover_of_any_kind_does_not_redirect_a_write() {
     for kind in ["symbolic link", "hard link", "pipe"] {
         let temp = TempDir::new("leftover");

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Links that are followed one after the other.
 const LINKS_MAX: u32 = 8;
 
+/// What is said of everything that has no content of its own, such as a pipe.
+const NOT_REGULAR: &str = "it is not a regular file";
+
 impl Dir {
     /// Opens a directory. A symbolic link in its place is followed only if root or the process's own
     /// user made it.
@@ -186,7 +189,7 @@ fn check_kind(stat: &Stat) -> io::Result<()> {
         FileType::Directory => "it is a directory",
         FileType::Fifo => "it is a pipe",
         FileType::Socket => "it is a socket",
-        _ => "it is not a regular file",
+        _ => NOT_REGULAR,
     };
     Err(refused(what))
 }
@@ -224,6 +227,24 @@ pub(super) fn open_trusted(path: &Path, flags: OFlags, mode: Mode) -> io::Result
         };
     }
     Err(refused("it is a symbolic link to too many others"))
+}
+
+/// Opens a file that an administrator names, for reading. Links are followed. A pipe, a socket and a device are rejected:
+/// the open of a pipe would wait for ever. A directory is opened, and its reader gets the system's error.
+///
+/// # Errors
+/// The system's error, or it is something else.
+pub fn open_given(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = fs::open(path, flags, Mode::empty());
+    let fd = opened.map_err(|errno| match errno {
+        Errno::NXIO => refused(NOT_REGULAR),
+        errno => errno.into(),
+    })?;
+    match FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) {
+        FileType::RegularFile | FileType::Directory => Ok(File::from(fd)),
+        _ => Err(refused(NOT_REGULAR)),
+    }
 }
 
 /// Opens a file at a path for reading and appending, or makes it with this mode. A symbolic link in its

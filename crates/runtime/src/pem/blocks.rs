@@ -140,7 +140,7 @@ fn without_blocks(text: &str) -> Result<Vec<Item>, String> {
     for (start, what) in [
         (
             "<",
-            "is HTML or XML and no certificate: a web page was saved, perhaps an error page",
+            "is HTML or XML: a web page was saved, perhaps an error page",
         ),
         (
             "PuTTY-User-Key-File",

@@ -78,6 +78,26 @@ impl Certificate {
         Ok(usages.is_none_or(|usage| usage.value.any || usage.value.server_auth))
     }
 
+    /// Returns whether it says of itself that it is the certificate of a CA.
+    pub fn is_ca(&self) -> bool {
+        let Some(certificate) = self.parsed() else {
+            return false;
+        };
+        let constraints = certificate.basic_constraints().ok().flatten();
+        constraints.is_some_and(|constraints| constraints.value.ca)
+    }
+
+    /// Returns whether the purposes of its key (extendedKeyUsage) leave out that of a server. The verifier of TLS looks
+    /// for this purpose alone. A certificate that issued itself is trusted as itself: there any purpose is enough.
+    pub fn excludes_servers(&self) -> bool {
+        let Some(certificate) = self.parsed() else {
+            return false;
+        };
+        let is_any_enough = certificate.issuer().as_raw() == certificate.subject().as_raw();
+        let usages = certificate.extended_key_usage().ok().flatten();
+        usages.is_some_and(|usage| !(usage.value.server_auth || usage.value.any && is_any_enough))
+    }
+
     /// Returns how it is with its validity.
     pub fn validity(&self, now_s: i64) -> Option<Validity> {
         self.parsed().map(|one| validity(&one, now_s))

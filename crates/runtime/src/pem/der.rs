@@ -16,13 +16,24 @@ const PKCS7: &str = "holds PKCS#7 from which no certificate can be read: convert
 const PKCS12: &str = "is PKCS#12 (.p12, .pfx): convert it with `openssl pkcs12 -in FILE -nokeys -out CERT.pem` and \
                       `openssl pkcs12 -in FILE -nocerts -nodes -out KEY.pem`";
 
-const JKS: &str = "is a Java key store: export the certificate with `keytool -exportcert -rfc -keystore FILE \
-                   -alias NAME`";
+const JKS: &str = "is a Java key store: export a certificate with `keytool -exportcert -rfc -keystore FILE -alias \
+                   NAME`; for a key, make PKCS#12 of it with `keytool -importkeystore -srckeystore FILE -destkeystore \
+                   NEW.p12 -deststoretype PKCS12`, and convert that";
 
 const REQUEST: &str = "holds a certificate request (CSR) and no certificate: name the certificate that the CA issued \
                        for it";
 
+const REQUEST_FOR_KEY: &str = "holds a certificate request (CSR) and no private key: name the key file with which the \
+                               request was made";
+
+const REQUEST_FOR_PUBLIC_KEY: &str = "holds a certificate request (CSR) and no public key: write the key into \
+                                      a file of its own with `openssl req -in FILE -noout -pubkey`";
+
 const CRL: &str = "holds a revocation list (CRL) and no certificate";
+
+const CRL_FOR_KEY: &str = "holds a revocation list (CRL) and no key";
+
+const PKCS7_FOR_KEY: &str = "holds PKCS#7, which has no key: name the key's file here";
 
 const SSH: &str = "holds a key in OpenSSH's own form: convert a copy of it with `ssh-keygen -p -m PEM -f FILE`, or make \
                    a new key with `openssl genpkey`";
@@ -63,6 +74,26 @@ pub(super) enum Form {
     BrokenOther(String),
     /// Parameters, of no use here.
     Ignored,
+}
+
+/// Returns the message of a [`Form::Named`] where a private key is wanted: the form's own is for a certificate.
+pub(super) fn instead_of_key(named: &'static str) -> &'static str {
+    match named {
+        REQUEST => REQUEST_FOR_KEY,
+        CRL => CRL_FOR_KEY,
+        PKCS7 => PKCS7_FOR_KEY,
+        other => other,
+    }
+}
+
+/// Returns the same where a public key is wanted.
+pub(super) fn instead_of_public_key(named: &'static str) -> &'static str {
+    match named {
+        REQUEST => REQUEST_FOR_PUBLIC_KEY,
+        CRL => CRL_FOR_KEY,
+        PKCS7 => PKCS7_FOR_KEY,
+        other => other,
+    }
 }
 
 /// Returns the form where a label alone decides it.

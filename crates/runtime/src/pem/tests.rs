@@ -245,6 +245,10 @@ fn rows() -> Vec<Row> {
                 ),
                 (CERT.to_vec(), NoKey("holds a certificate")),
                 (sample!("request.pem").to_vec(), NoCertificate("CSR")),
+                (
+                    sample!("request.pem").to_vec(),
+                    NoKey("(CSR) and no private key: name the key file"),
+                ),
                 (sample!("public.pem").to_vec(), NoCertificate("public key")),
                 (sample!("public.pem").to_vec(), NoKey("public key")),
                 (joined(&[KEY, KEY]), NoKey("2 private keys")),
@@ -257,6 +261,7 @@ fn rows() -> Vec<Row> {
                 (Vec::new(), NoCertificate("is empty")),
                 (b" \r\n".to_vec(), NoKey("is empty")),
                 (b"<!DOCTYPE html>".to_vec(), NoCertificate("HTML")),
+                (b"<!DOCTYPE html>".to_vec(), NoKey("HTML or XML: a web")),
                 (
                     replaced(CERT, "-----", "\u{2014}"),
                     NoCertificate("hyphens"),
@@ -354,6 +359,17 @@ fn message_never_has_a_part_of_the_key() {
             assert!(!error.unwrap_or_default().contains(secret));
         }
     }
+}
+
+#[test]
+fn request_is_no_key() {
+    let request = sample!("request.pem");
+    let error = private_key_in(request).unwrap_err();
+    assert!(!error.contains("certificate that the CA"), "{error}");
+    let error = public_key_in(request).unwrap_err();
+    assert!(error.contains("openssl req -in FILE"), "{error}");
+    // Next to its key it does not matter.
+    private_key_in(&joined(&[request, KEY])).unwrap();
 }
 
 #[test]

@@ -19,9 +19,29 @@ const CONNECTIONS_MAX: u32 = 4;
 const SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
 
+/// What is said of a path that names no file.
+pub(crate) const NOT_A_FILE: &str = "is not a regular file";
+
+/// Returns whether a path names a pipe, a socket or a device. The open of a pipe would wait for ever.
+pub(crate) fn is_special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Checks that a path names no pipe, socket or device.
+pub(crate) fn require_file(path: &Path) -> Result<(), StoreError> {
+    match is_special(path) {
+        true => Err(StoreError::Unusable(format!(
+            "{}: {NOT_A_FILE}",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Creates the file and its directory, if they do not exist.
 pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
     let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
+    require_file(path)?;
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).map_err(|error| {
             unusable(format!("cannot create its directory: {}", io_words(&error)))

@@ -3,13 +3,14 @@
 use super::{DIAL_TIMEOUT, ProxyError};
 use crate::failure::{self, Cause, Diagnosis};
 use crate::handshake::OpeningError;
-use http::header;
+use http::{HeaderValue, header};
 use protocol::frame::RefusedCode;
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 
 /// Why the relay was not reached. Each variant names the step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -212,8 +213,16 @@ pub(super) fn upgrade_error(error: WsError) -> DialError {
     let response = match error {
         WsError::Http(response) => response,
         WsError::Io(error) => return DialError::Upgrade(connection_lost(&error)),
-        WsError::ConnectionClosed | WsError::AlreadyClosed => {
-            return DialError::Upgrade(Cause::ClosedBeforeResponse.into());
+        WsError::ConnectionClosed
+        | WsError::AlreadyClosed
+        | WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
+            return DialError::Upgrade(Cause::RelayClosedBeforeResponse.into());
+        }
+        WsError::Protocol(ProtocolError::HttparseError(error)) => {
+            return DialError::Upgrade(invalid_head(error));
+        }
+        WsError::Capacity(CapacityError::TooManyHeaders) => {
+            return DialError::Upgrade(Cause::RelayHeadTooLarge.into());
         }
         // The WebSocket library's texts are for programmers.
         _ => return DialError::Upgrade(Cause::UpgradeRemoved.into()),
@@ -232,11 +241,14 @@ pub(super) fn upgrade_error(error: WsError) -> DialError {
         200..=399 | 426 => Cause::UpgradeRemoved,
         _ => Cause::RelayRejects,
     };
+    let location = response.headers().get(header::LOCATION);
+    let redirect = failure::redirect(status, location.map(HeaderValue::as_bytes));
     // The relay's own reason is better than any guess.
     let detail = response.body().as_deref().and_then(problem_detail);
-    let why = match detail {
-        Some(detail) => Diagnosis::explained(cause, &detail, DETAIL_MAX_BYTES),
-        None => cause.into(),
+    let why = match (redirect, detail) {
+        (Some(redirect), _) => redirect,
+        (None, Some(detail)) => Diagnosis::explained(cause, &detail, DETAIL_MAX_BYTES),
+        (None, None) => cause.into(),
     };
     DialError::Http {
         status,
@@ -247,9 +259,23 @@ pub(super) fn upgrade_error(error: WsError) -> DialError {
 
 fn connection_lost(error: &io::Error) -> Diagnosis {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => Cause::ClosedBeforeResponse.into(),
-        _ => failure::after_handshake(error).unwrap_or_else(|| Cause::ResetBeforeResponse.into()),
+        io::ErrorKind::UnexpectedEof => Cause::RelayClosedBeforeResponse.into(),
+        _ => failure::after_handshake(error)
+            .unwrap_or_else(|| Cause::RelayResetBeforeResponse.into()),
     }
+}
+
+/// Returns what is wrong with the head of the relay's response.
+pub(super) fn invalid_head(error: httparse::Error) -> Diagnosis {
+    let found = match error {
+        httparse::Error::Status => "the status line",
+        httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine => {
+            "a header field"
+        }
+        httparse::Error::TooManyHeaders => return Cause::RelayHeadTooLarge.into(),
+        httparse::Error::Token | httparse::Error::Version => return Cause::RelayNotHttp.into(),
+    };
+    Diagnosis::new(Cause::RelayHeadInvalid, found)
 }
 
 /// The part of an error document (RFC 9457) that is for people.
@@ -286,6 +312,30 @@ mod tests {
         for error in [http(404), http(403), refused(RefusedCode::Revoked)] {
             assert!(!error.may_differ_elsewhere(), "{error}");
         }
+    }
+
+    #[test]
+    fn response_of_another_server_names_its_fault() {
+        let parse = |error: httparse::Error| upgrade_error(error.into()).to_string();
+        for (error, words) in [
+            (httparse::Error::Version, "the relay's response is not HTTP"),
+            (httparse::Error::Status, "not valid (the status line)"),
+            (httparse::Error::HeaderName, "not valid (a header field)"),
+            (httparse::Error::TooManyHeaders, "is too large"),
+        ] {
+            let text = parse(error);
+            assert!(text.contains(words) && !text.contains("target"), "{text}");
+        }
+        let mut response = http::Response::new(None);
+        *response.status_mut() = http::StatusCode::FOUND;
+        let location = "https://portal.example/login".parse().unwrap();
+        response.headers_mut().insert(header::LOCATION, location);
+        let error = upgrade_error(WsError::Http(Box::new(response)));
+        let text = error.to_string();
+        assert!(
+            text.contains("HTTP 302") && text.ends_with("(to https://portal.example)"),
+            "{text}"
+        );
     }
 
     #[test]

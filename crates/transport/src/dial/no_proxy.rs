@@ -5,7 +5,7 @@
 //! corp.example        it and all below it      10.1.2.3  [::1]        addresses
 //! .corp.example       the same                 ci.corp:8443           one port of any of them
 //! *.corp.example      all below it             10.0.0.0/255.0.0.0     a network by its mask
-//! a, b c              separated by commas or spaces
+//! a, b c              separated by commas, blanks, tabs or line breaks
 //! ```
 //!
 //! These are curl's rules, with ports, masks and `*.name` as other programs have them. All spellings of an

@@ -1,7 +1,7 @@
 //! The steps to the relay one by one, for `doctor`: how far they succeed.
 
 use super::connect::connect_tcp;
-use super::error::upgrade_error;
+use super::error::{invalid_head, upgrade_error};
 use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, USER_AGENT};
 use crate::failure::{self, Cause, Diagnosis, Observer};
 use crate::socket::Metered;
@@ -48,6 +48,8 @@ pub struct PathReport {
     pub tls: Option<String>,
     /// The status of `GET /healthz`.
     pub health: Option<u16>,
+    /// The redirect that came in place of the relay's response to it.
+    pub redirect: Option<Diagnosis>,
     /// The server's clock, from the field `Date`.
     pub date: Option<String>,
     /// Whether the upgrade to a WebSocket was accepted.
@@ -296,16 +298,19 @@ async fn request_health(
         let why = exchanged
             .err()
             .and_then(|error| failure::after_handshake(&error));
-        return Err(DialError::Upgrade(why.unwrap_or_else(|| match is_lost {
-            true => Cause::ClosedBeforeResponse.into(),
-            false => Cause::NotHttp.into(),
+        return Err(DialError::Upgrade(why.unwrap_or_else(|| match parsed {
+            Err(error) => invalid_head(error),
+            Ok(_) if is_lost => Cause::RelayClosedBeforeResponse.into(),
+            Ok(_) => Cause::RelayNotHttp.into(),
         })));
     };
     report.health = Some(status);
-    let date = response
-        .headers
-        .iter()
-        .find(|field| field.name.eq_ignore_ascii_case("date"));
-    report.date = date.and_then(|field| String::from_utf8(field.value.to_vec()).ok());
+    let field = |name: &str| {
+        let mut fields = response.headers.iter();
+        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name));
+        field.map(|field| field.value)
+    };
+    report.redirect = failure::redirect(status, field("location"));
+    report.date = field("date").and_then(|value| String::from_utf8(value.to_vec()).ok());
     Ok(())
 }

@@ -24,7 +24,9 @@ pub enum RelayUrlError {
     #[error("must be only https://host or https://host:port, without a path, query or user")]
     Extra,
     /// Its host is neither a DNS name nor an address.
-    #[error("its host is neither a DNS name nor an address")]
+    #[error(
+        "has a host that is neither a DNS name nor an address: write one like https://relay.example.com"
+    )]
     Host,
 }
 
@@ -109,8 +111,17 @@ mod tests {
             ("https://relay.example.com/x", RelayUrlError::Extra),
             ("https://me@relay.example.com", RelayUrlError::Extra),
             ("https://relay.example.com:99999", RelayUrlError::Syntax),
+            ("https://*.example.com", RelayUrlError::Host),
         ] {
             assert_eq!(bad.parse::<RelayUrl>(), Err(error), "{bad}");
+            // After "the relay's URL".
+            let text = error.to_string();
+            assert!(
+                ["is ", "must ", "has "]
+                    .iter()
+                    .any(|verb| text.starts_with(verb)),
+                "{text}"
+            );
         }
     }
 }

@@ -144,13 +144,7 @@ impl<'a> Chain<'a> {
 
     /// Names the algorithm that is not accepted.
     pub(super) fn signature_algorithm(&self) -> Diagnosis {
-        let old = self.0.iter().find_map(|one| {
-            let used = one.signature_algorithm.algorithm.to_id_string();
-            OLD_ALGORITHMS
-                .iter()
-                .find(|(id, _)| *id == used)
-                .map(|(_, name)| *name)
-        });
+        let old = self.0.iter().find_map(old_algorithm);
         match (old, self.0.first()) {
             (Some(name), _) => Diagnosis::new(Cause::SignatureAlgorithm, name),
             (None, Some(leaf)) => {
@@ -170,6 +164,20 @@ impl<'a> Chain<'a> {
             None => Cause::CaCertificate.into(),
         }
     }
+}
+
+/// Returns the hash of a certificate's signature, if it is one that is no longer accepted.
+fn old_algorithm(certificate: &X509Certificate<'_>) -> Option<&'static str> {
+    let used = certificate.signature_algorithm.algorithm.to_id_string();
+    let old = OLD_ALGORITHMS.into_iter().find(|(id, _)| *id == used);
+    old.map(|(_, name)| name)
+}
+
+/// Returns the hash of a certificate's signature, if no client of this project accepts it. `None` also for what is no
+/// certificate.
+pub(crate) fn old_signature(der: &CertificateDer<'_>) -> Option<&'static str> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    old_algorithm(&certificate)
 }
 
 fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {

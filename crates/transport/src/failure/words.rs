@@ -66,6 +66,12 @@ impl Cause {
         Self::NotHttp,
         Self::ResponseHeadInvalid,
         Self::ResponseHeadTooLarge,
+        Self::RelayClosedBeforeResponse,
+        Self::RelayResetBeforeResponse,
+        Self::RelayNotHttp,
+        Self::RelayHeadInvalid,
+        Self::RelayHeadTooLarge,
+        Self::RelayRedirects,
         Self::NotRelay,
         Self::UpgradeRemoved,
         Self::RelayBusy,
@@ -381,6 +387,37 @@ impl Cause {
                 "the head of the target's response is too large",
                 "the target sends too many or too long header fields",
                 "reduce the header fields of the target, often cookies",
+            ),
+            Self::RelayClosedBeforeResponse => (
+                "the relay closed the connection before it responded",
+                "the relay ended or restarted, or a proxy on the way ended the connection",
+                "try again; if it lasts, check the proxies on the way, and ask the operator of the relay",
+            ),
+            Self::RelayResetBeforeResponse => (
+                "the connection was reset before the relay responded",
+                "the relay ended, or a firewall on the way ended the connection",
+                "try again; if it lasts, have the firewall allow connections to the relay's host",
+            ),
+            Self::RelayNotHttp => (
+                "the relay's response is not HTTP/1.1",
+                "another server is at relay.url, or a proxy on the way responds in place of the relay",
+                "check host and port of relay.url, and exempt the relay's host from inspection",
+            ),
+            Self::RelayHeadInvalid => (
+                "the head of the relay's response is not valid",
+                "another server is at relay.url, or a proxy on the way responds or changes the response",
+                "check host and port of relay.url, and have the proxy on the way pass responses on as they are",
+            ),
+            Self::RelayHeadTooLarge => (
+                "the head of the relay's response is too large",
+                "another server is at relay.url, or a proxy on the way adds many or long header fields",
+                "check host and port of relay.url, and have the proxy on the way add fewer header fields",
+            ),
+            Self::RelayRedirects => (
+                "a redirect came in place of the relay's response",
+                "a proxy on the way sends this machine to its sign-in portal, or another server is at relay.url",
+                "usually a proxy on the way requires a sign-in at its portal: exempt the relay's host from it; otherwise \
+                 correct relay.url",
             ),
             Self::NotRelay => (
                 "the server at this URL is no integration relay",

@@ -3,9 +3,10 @@
 use super::pki::Pair;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use support::{TIMEOUT, eventually, ports};
+use support::{TIMEOUT, ThrowawayCa, eventually, ports};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// A running `openssl s_server`, which ends with the value.
 pub(crate) struct OpensslServer {
@@ -80,6 +81,27 @@ pub(crate) async fn raw(raw: Raw) -> u16 {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, raw));
+        }
+    });
+    port
+}
+
+/// Starts a TLS server in the place of a relay, which sends these bytes after the client's first ones, and closes.
+pub(crate) async fn tls_answers(ca: &ThrowawayCa, answer: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tls = TlsAcceptor::from(ca.server_config(&["localhost"], &["http/1.1"]));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let mut stream = tls.accept(stream).await?;
+                let mut request = vec![0; 16 * 1024];
+                if stream.read(&mut request).await? > 0 {
+                    stream.write_all(answer).await?;
+                }
+                stream.shutdown().await
+            });
         }
     });
     port

@@ -60,6 +60,34 @@ impl World {
     }
 }
 
+#[test]
+fn line_has_no_character_that_a_terminal_obeys() {
+    let world = World::new("audit-escaped");
+    let hostile = "\u{202e}gnp\u{9b}2J\u{7f}\u{200b}\u{2028}\n";
+    let mut lines = world.open(2);
+    lines
+        .append(json!({"event": "call", "credential": hostile}))
+        .unwrap();
+    lines.sign_head().unwrap();
+    let text = fs::read_to_string(&world.path).unwrap();
+    let is_plain = |c| c == '\n' || runtime::peer_text::is_plain(c);
+    assert!(text.chars().all(is_plain), "{text:?}");
+    assert_eq!(text.lines().count(), 2);
+    // The same document, whose hash is that of the written text.
+    let line: Value = serde_json::from_str(text.lines().next_back().unwrap()).unwrap();
+    assert_eq!(line["credential"], hostile);
+    assert!(world.verify().unwrap().unproved.is_empty());
+}
+
+#[test]
+fn text_of_a_caller_is_escaped_and_bounded() {
+    let cut = super::super::cut;
+    assert_eq!(cut("alm"), "alm");
+    assert_eq!(cut("\u{202e}gnp\u{1b}[2J"), "\\u202egnp\\u001b[2J");
+    let long = "\u{200b}".repeat(1000);
+    assert_eq!(cut(&long), format!("{}...", "\\u200b".repeat(256)));
+}
+
 /// Three rotated files are kept and exist; the rotation removes the oldest and renames three files.
 #[test]
 fn rotation_survives_a_crash_after_each_rename() {

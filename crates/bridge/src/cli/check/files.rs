@@ -3,15 +3,16 @@
 
 use crate::config::{Config, FilePath};
 use crate::credentials::store::KEY_BYTES;
-use crate::credentials::{Kind as CredentialKind, Store};
+use crate::credentials::{Credentials, Kind as CredentialKind, Store, with_credential};
 use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
+use crate::own_files;
 use crate::signed::TenantKey;
 use crate::text::error_chain;
 use runtime::files::Kind;
 use runtime::findings::Findings;
 use runtime::pem;
-use std::path::Path;
+use transport::dial::Proxy;
 use transport::tls::{inspect_ca_file, inspect_chain};
 
 /// Reads everything that a config names.
@@ -20,6 +21,9 @@ pub(super) fn inspect(config: &Config) -> Findings {
     certificates(config, &mut found);
     keys(config, &mut found);
     data_dir(config, &mut found);
+    for collision in own_files::collisions(config) {
+        found.error(&collision.key, collision.text);
+    }
     let data_dir = config.bridge.data_dir.get();
     if let Some(file) = &config.log.file {
         found.written("log.file", &file.in_dir(data_dir), true);
@@ -33,30 +37,8 @@ pub(super) fn inspect(config: &Config) -> Findings {
 }
 
 fn certificates(config: &Config, found: &mut Findings) {
-    let mut ca_file = |key: &str, path: Option<&Path>| {
-        if let Some(path) = path {
-            found.read(key, inspect_ca_file(path));
-        }
-    };
-    ca_file(
-        "relay.ca_file",
-        config.relay.ca_file.as_ref().map(FilePath::get),
-    );
-    ca_file(
-        "targets.ca_file",
-        config.targets.ca_file.as_ref().map(FilePath::get),
-    );
-    let rules = &config.rules;
-    for endpoint in &rules.endpoints {
-        let settings = rules.settings(&endpoint.name);
-        let key = format!("endpoint {}: ca_file", endpoint.name);
-        ca_file(
-            &key,
-            settings.and_then(|settings| settings.ca_file.as_deref()),
-        );
-    }
-    for (index, path) in rules.allow_ca_files().enumerate() {
-        ca_file(&format!("allow rule {}: ca_file", index + 1), path);
+    for (key, path) in config.ca_files() {
+        found.read(&key, inspect_ca_file(path));
     }
 }
 
@@ -89,8 +71,11 @@ fn data_dir(config: &Config, found: &mut Findings) {
     let path = config.bridge.data_dir.get();
     let errors = found.errors();
     found.directory(key, path);
-    if found.errors() > errors || !path.exists() {
+    if found.errors() > errors {
         return;
+    }
+    if !path.exists() {
+        return proxy_credentials(config, &Credentials::default(), false, found);
     }
     if !config.bridge.data_dir_shared {
         found.private(key, path, Kind::Own);
@@ -99,7 +84,9 @@ fn data_dir(config: &Config, found: &mut Findings) {
         Ok(dir) => dir,
         Err(error) => return found.error(key, error_chain(&error)),
     };
-    match Identity::load(&dir) {
+    let loaded = Identity::load(&dir);
+    let is_paired = !matches!(loaded, Err(IdentityError::NotPaired { .. }));
+    match loaded {
         Ok(identity) => {
             if let Err(other) = identity.check(&config.relay.url, &config.bridge.name) {
                 found.error(other.key(), other.to_string());
@@ -110,15 +97,35 @@ fn data_dir(config: &Config, found: &mut Findings) {
         }
         Err(error) => found.error(key, error_chain(&error)),
     }
-    credentials(config, dir, found);
+    credentials(config, dir, is_paired, found);
 }
 
-fn credentials(config: &Config, dir: PrivateDir, found: &mut Findings) {
+/// Checks the credentials of the proxies: the bridge does not start without them. Before it is paired, they may be
+/// missing yet.
+fn proxy_credentials(config: &Config, all: &Credentials, is_paired: bool, found: &mut Findings) {
+    for (key, name) in [
+        ("relay.proxy_credential", &config.relay.proxy_credential),
+        ("targets.proxy_credential", &config.targets.proxy_credential),
+    ] {
+        let Err(error) = with_credential(Proxy::Direct, name.as_deref(), all) else {
+            continue;
+        };
+        let text = error.to_string();
+        let text = text.trim_start_matches("proxy_credential: ");
+        match is_paired {
+            true => found.error(key, text),
+            false => found.warning(format!("{key}: {text}")),
+        }
+    }
+}
+
+fn credentials(config: &Config, dir: PrivateDir, is_paired: bool, found: &mut Findings) {
     let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
     let all = match Store::of(dir, key_file).load() {
         Ok(all) => all,
         Err(error) => return found.error("credentials", error_chain(&error)),
     };
+    proxy_credentials(config, &all, is_paired, found);
     for endpoint in &config.rules.endpoints {
         let settings = config.rules.settings(&endpoint.name);
         let Some(name) = settings.and_then(|settings| settings.credential.as_deref()) else {

@@ -10,6 +10,7 @@ use super::super::common::{ConfigArg, DONE, FAILED, Outcome, complain};
 use crate::config::Config;
 use crate::credentials;
 use crate::identity::Identity;
+use crate::own_files;
 use crate::pairing::dialer;
 use crate::text::error_chain;
 use std::fs::{self, OpenOptions};
@@ -49,6 +50,8 @@ fn problems(config: &Config) -> Vec<String> {
         }
         Err(error) => problems.push(error_chain(&error)),
     }
+    let collisions = own_files::collisions(config);
+    problems.extend(collisions.iter().map(ToString::to_string));
     let log = config.log.file.as_ref().map(|file| file.in_dir(data_dir));
     let audit = config.audit.enabled.then(|| config.audit.path(data_dir));
     for (key, file) in [("log.file", log), ("audit.file", audit)] {
@@ -63,7 +66,8 @@ fn problems(config: &Config) -> Vec<String> {
     problems
 }
 
-/// Tries to append to a file, and to create one in its directory, which rotation needs.
+/// Tries to append to a file, and to create one in its directory, which rotation needs. The bridge makes a directory
+/// that is missing, so the nearest one that exists is tried.
 fn try_to_write(file: &Path) -> io::Result<()> {
     if file.exists() {
         OpenOptions::new().append(true).open(file)?;
@@ -72,7 +76,8 @@ fn try_to_write(file: &Path) -> io::Result<()> {
             return Ok(());
         }
     }
-    let probe = file.with_file_name(PROBE);
+    let dir = file.ancestors().skip(1).find(|above| above.exists());
+    let probe = dir.unwrap_or(Path::new("/")).join(PROBE);
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -80,8 +85,8 @@ fn try_to_write(file: &Path) -> io::Result<()> {
     fs::remove_file(&probe)
 }
 
-/// Runs `service check` as a user.
-pub(super) fn check_as(user: &str, program: &Path, config: &Path) -> Result<(), String> {
+/// Runs `service check` as a user, which prints what fails. Returns whether nothing does.
+pub(super) fn works_as(user: &str, program: &Path, config: &Path) -> Result<bool, String> {
     let mut command = Command::new("runuser");
     command.args(["-u", user, "--"]).arg(program);
     command.args(["service", "check", "--config"]).arg(config);
@@ -91,10 +96,23 @@ pub(super) fn check_as(user: &str, program: &Path, config: &Path) -> Result<(), 
     let status = command
         .status()
         .map_err(|error| format!("cannot run runuser: {error}"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "the service would not work as the user {user} (see above); nothing was installed"
-        )),
+    Ok(status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn directory_that_the_bridge_makes_may_be_missing() {
+        let dir = TempDir::new("service-access");
+        try_to_write(&dir.path().join("logs/deep/audit.jsonl")).unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        try_to_write(&file).unwrap();
+        try_to_write(&file.join("audit.jsonl")).unwrap_err();
     }
 }

@@ -4,6 +4,8 @@ use super::super::common::{DONE, FAILED, Outcome, print};
 use super::unit::Service;
 use super::{InstallArgs, NAME, ServiceCommand, UNSUPPORTED, UnitArgs, access, account, systemd};
 use crate::config::{Config, ENVIRONMENT};
+use runtime::shortage::in_words;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -42,20 +44,11 @@ fn install(args: &InstallArgs) -> Outcome {
         prepare(&service)?;
     }
     let file = args.unit.unit_dir.join(format!("{NAME}.service"));
-    runtime::files::replace(&file, text.as_bytes(), 0o644).map_err(|error| {
-        format!(
-            "cannot write {}: {error}; run this command as root",
-            file.display()
-        )
-    })?;
+    runtime::files::replace(&file, text.as_bytes(), 0o644)
+        .map_err(|error| format!("cannot write {}: {}", file.display(), not_written(&error)))?;
     print(&format!("{} written", file.display()));
     if args.unit.no_start {
-        if account::find(&service.user)?.is_none() {
-            print(&format!(
-                "warning: the user {} does not exist yet; the service needs it",
-                service.user
-            ));
-        }
+        warn_of_problems(&service)?;
         return Ok(DONE);
     }
     // systemd reads a changed unit only after this.
@@ -80,7 +73,7 @@ fn set_variable() -> Option<String> {
         .find(|name| name.starts_with(&prefix) && !ENVIRONMENT.others.contains(&name.as_str()))
 }
 
-fn service(args: &InstallArgs, config: &Config) -> std::io::Result<Service> {
+fn service(args: &InstallArgs, config: &Config) -> io::Result<Service> {
     let data_dir = std::path::absolute(config.bridge.data_dir.get())?;
     let log = config.log.file.as_ref().map(|file| file.in_dir(&data_dir));
     let audit = config.audit.enabled.then(|| config.audit.path(&data_dir));
@@ -107,8 +100,7 @@ fn service(args: &InstallArgs, config: &Config) -> std::io::Result<Service> {
 
 /// Makes sure that the service will work before anything is installed.
 fn prepare(service: &Service) -> Result<(), String> {
-    // The owner of a process's directory is its user.
-    if !std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+    if !is_root() {
         return Err("`service install` creates a user and writes a unit: run it as root".into());
     }
     let user = &service.user;
@@ -130,7 +122,37 @@ fn prepare(service: &Service) -> Result<(), String> {
     for dir in &service.writes {
         account.ensure_dir(dir, 0o750)?;
     }
-    access::check_as(user, &service.program, &service.config)
+    match access::works_as(user, &service.program, &service.config)? {
+        true => Ok(()),
+        false => Err(format!(
+            "the service would not work as the user {user} (see above); nothing was installed"
+        )),
+    }
+}
+
+fn is_root() -> bool {
+    // The owner of a process's directory is its user.
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Tries, with `--no-start`, what needs no start. It only warns: the unit may be for a machine that is completed later,
+/// as an image is.
+fn warn_of_problems(service: &Service) -> Result<(), String> {
+    let user = &service.user;
+    let warning = match account::find(user)? {
+        None => format!("the user {user} does not exist yet; the service needs it"),
+        Some(_) if !is_root() => format!(
+            "it was not tried whether the service works as the user {user}, which needs root"
+        ),
+        Some(_) => match access::works_as(user, &service.program, &service.config)? {
+            true => return Ok(()),
+            false => format!(
+                "the service would not work as the user {user} (see above); correct it before you start the service"
+            ),
+        },
+    };
+    print(&format!("warning: {warning}"));
+    Ok(())
 }
 
 fn uninstall(args: &UnitArgs) -> Outcome {
@@ -158,10 +180,31 @@ fn uninstall(args: &UnitArgs) -> Outcome {
 }
 
 fn remove(file: &Path) -> Result<(), String> {
-    std::fs::remove_file(file).map_err(|error| {
-        format!(
-            "cannot remove {}: {error}; run this command as root",
-            file.display()
-        )
-    })
+    std::fs::remove_file(file)
+        .map_err(|error| format!("cannot remove {}: {}", file.display(), not_written(&error)))
+}
+
+/// Returns why a unit cannot be written or removed, and what to do.
+fn not_written(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            "the directory does not exist (--unit-dir): create it, or name the one in which the service manager finds \
+             units"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied if !is_root() => "run this command as root".to_owned(),
+        _ => in_words(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_directory_of_units_is_named() {
+        let error = not_written(&ErrorKind::NotFound.into());
+        assert!(error.contains("--unit-dir"), "{error}");
+        assert!(!error.contains("root"), "{error}");
+    }
 }

@@ -1,12 +1,21 @@
 //! The head of a response, as it goes to the relay.
 
 use super::executed;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use protocol::frame::{BodyLength, Headers, ResponseHead};
+use protocol::limits::{HEAD_MAX_BYTES, HEADERS_MAX};
 use protocol::{Code, Failure};
 use std::borrow::Cow;
+use transport::failure::{Cause, Diagnosis};
+use transport::http::FrameError;
+
+/// Bytes of a field's value on the wire, whose length is a u16 (W-8).
+const VALUE_MAX_BYTES: usize = u16::MAX as usize;
+
+/// Characters of a field's name that a failure shows.
+const NAME_SHOWN_MAX: usize = 64;
 
 /// Builds the wire's head of a response.
 pub(super) fn wire_head<B: Body>(
@@ -26,12 +35,15 @@ pub(super) fn wire_head<B: Body>(
         Some(bytes) => BodyLength::Known(bytes),
         None => BodyLength::Unknown,
     };
-    let headers = one_length(headers)?;
-    let headers = transport::http::to_wire(&headers, |name| is_chunked && name == CONTENT_LENGTH)
-        .map_err(|error| {
-        let detail = format!("the head of the target's response cannot be passed on: {error}");
-        executed(Code::TargetProtocol, detail)
-    })?;
+    // A 204 must have no length, also as the response to HEAD (RFC 9110, 8.6).
+    let is_no_content = status == StatusCode::NO_CONTENT;
+    let headers = match is_no_content {
+        true => Cow::Borrowed(headers),
+        false => one_length(headers)?,
+    };
+    let is_dropped = |name: &HeaderName| (is_chunked || is_no_content) && name == CONTENT_LENGTH;
+    let headers = transport::http::to_wire(&headers, is_dropped)
+        .map_err(|error| too_large_for_wire(&headers, error))?;
     Ok(ResponseHead {
         status: status.as_u16(),
         headers,
@@ -39,32 +51,61 @@ pub(super) fn wire_head<B: Body>(
     })
 }
 
+/// Returns the failure of a head that the wire cannot carry, with what is too large.
+pub(in super::super) fn too_large_for_wire(headers: &HeaderMap, error: FrameError) -> Failure {
+    let largest = headers.iter().max_by_key(|(_, value)| value.len());
+    let found = match largest {
+        _ if error == FrameError::TooManyHeaders => {
+            let fields = headers.len();
+            format!("it has {fields} fields, and at most {HEADERS_MAX} are passed on")
+        }
+        Some((name, value)) if value.len() > VALUE_MAX_BYTES => {
+            let shown: String = name.as_str().chars().take(NAME_SHOWN_MAX).collect();
+            let bytes = value.len();
+            format!("{shown} has {bytes} bytes, and at most {VALUE_MAX_BYTES} are passed on")
+        }
+        _ => format!("at most {HEAD_MAX_BYTES} bytes are passed on"),
+    };
+    let why = Diagnosis::new(Cause::ResponseHeadTooLarge, found);
+    executed(Code::ResponseTooLarge, why.with_remedy())
+}
+
 /// Returns the fields with one length, where the target repeated the same length: the next reader may reject
-/// the repetition (RFC 9110, 8.6).
+/// the repetition (RFC 9110, 8.6). A length that is no number is refused: the HTTP library reads none in a response
+/// that has no body.
 fn one_length(headers: &HeaderMap) -> Result<Cow<'_, HeaderMap>, Failure> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = values.next() else {
         return Ok(Cow::Borrowed(headers));
     };
-    if values.next().is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) {
+    if values.next().is_none() && is_length(first.as_bytes()) {
         return Ok(Cow::Borrowed(headers));
     }
     let values = headers.get_all(CONTENT_LENGTH).iter();
     let mut numbers = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let first = numbers.next().unwrap_or_default().trim_ascii();
-    let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
-    let value = HeaderValue::from_bytes(first).ok().filter(|_| is_number);
-    match value {
+    let value = HeaderValue::from_bytes(first).ok();
+    match value.filter(|_| is_length(first)) {
         Some(value) if numbers.all(|other| other.trim_ascii() == first) => {
             let mut headers = headers.clone();
             headers.insert(CONTENT_LENGTH, value);
             Ok(Cow::Owned(headers))
         }
-        _ => Err(executed(
+        Some(_) => Err(executed(
             Code::TargetProtocol,
             "the target's response has several lengths",
         )),
+        None => {
+            let why = Diagnosis::new(Cause::ResponseHeadInvalid, "Content-Length");
+            Err(executed(Code::TargetProtocol, why.with_remedy()))
+        }
     }
+}
+
+/// Returns whether a value of `Content-Length` is a number of 64 bits. A parser alone would take a sign, too.
+fn is_length(value: &[u8]) -> bool {
+    value.first().is_some_and(u8::is_ascii_digit)
+        && std::str::from_utf8(value).is_ok_and(|text| text.parse::<u64>().is_ok())
 }
 
 /// Returns whether the connection may now be authenticated as this request's caller, or is about to be. These
@@ -116,8 +157,46 @@ mod tests {
         for values in [&["3"][..], &["3", "3"], &["3, 3"], &["3,3", " 3"]] {
             assert_eq!(sent(values).unwrap(), ["3"], "{values:?}");
         }
-        for values in [&["3", "4"][..], &["3, 4"], &["x"], &["3,"], &[""; 2]] {
-            assert!(sent(values).is_err(), "{values:?}");
+        for values in [&["3", "4"][..], &["3, 4"], &["3,"], &["3", ""]] {
+            let detail = sent(values).unwrap_err().detail;
+            assert!(detail.contains("several lengths"), "{values:?}: {detail}");
+        }
+    }
+
+    #[test]
+    fn length_that_is_no_number_is_refused() {
+        let empty = Empty::<Bytes>::new();
+        for (method, status) in [("HEAD", 200), ("GET", 304)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            for value in ["", "x", "+5", "-1", "5 5", "99999999999999999999999"] {
+                let refused = wire_head(method, status, &headers(Some(value)), &empty).unwrap_err();
+                assert_eq!(refused.code, Code::TargetProtocol, "{method} {value}");
+                assert!(refused.detail.contains("Content-Length"), "{refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn head_that_does_not_fit_names_its_limit() {
+        let empty = Empty::<Bytes>::new();
+        let refused = |map: &HeaderMap| wire_head("GET", StatusCode::OK, map, &empty).unwrap_err();
+        let with = |fields: usize, bytes: usize| {
+            let mut map = HeaderMap::new();
+            for _ in 0..fields {
+                let value = HeaderValue::try_from("v".repeat(bytes)).unwrap();
+                map.append("x-big", value);
+            }
+            map
+        };
+        for (map, words) in [
+            (with(1, 66_000), "x-big has 66000 bytes, and at most 65535"),
+            (with(257, 1), "it has 257 fields, and at most 256"),
+            (with(3, 50_000), "at most 131072 bytes"),
+        ] {
+            let failure = refused(&map);
+            assert_eq!(failure.code, Code::ResponseTooLarge);
+            assert_eq!(failure.execution, protocol::Execution::Executed);
+            assert!(failure.detail.contains(words), "{}", failure.detail);
         }
     }
 
@@ -149,11 +228,24 @@ mod tests {
     #[test]
     fn response_to_head_keeps_length_without_body() {
         let empty = Empty::<Bytes>::new();
-        for (method, status) in [("HEAD", 200), ("GET", 304), ("GET", 204)] {
+        for (method, status) in [("HEAD", 200), ("GET", 304)] {
             let status = StatusCode::from_u16(status).unwrap();
             let response = wire_head(method, status, &headers(Some("99")), &empty).unwrap();
             assert_eq!(response.body, BodyLength::None, "{method} {status}");
             assert!(has_length(&response));
+        }
+    }
+
+    #[test]
+    fn no_content_has_no_length() {
+        let empty = Empty::<Bytes>::new();
+        for method in ["HEAD", "GET"] {
+            for length in ["0", "5", ""] {
+                let headers = headers(Some(length));
+                let response = wire_head(method, StatusCode::NO_CONTENT, &headers, &empty).unwrap();
+                assert_eq!(response.body, BodyLength::None, "{method}");
+                assert!(!has_length(&response), "{method} {length}");
+            }
         }
     }
 

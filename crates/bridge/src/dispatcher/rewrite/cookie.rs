@@ -1,7 +1,11 @@
 //! Rewrites `Path` and `Domain` of `Set-Cookie`.
+//!
+//! All endpoints are below one origin, and a client sends a cookie to every path below its `Path`. So each cookie is
+//! confined to its endpoint: a target cannot set one that is sent to another endpoint. Only `__Host-` cookies cannot
+//! be confined.
 
 use super::{below, path_of};
-use policy::{Endpoint, Host};
+use policy::Endpoint;
 
 /// An attribute of a cookie, split so that its value can be replaced (RFC 6265, 5.2).
 struct Attribute<'a> {
@@ -35,9 +39,8 @@ impl<'a> Attribute<'a> {
 
 /// Returns the cookie for the endpoint, or `None` where it is not changed.
 ///
-/// A cookie without a `Path` that begins with a slash belongs to the folder of the request's path (RFC 6265,
-/// 5.1.4 and 5.2.4). Where the request had only the endpoint's name, that is the folder of all endpoints, so the
-/// cookie gets the endpoint's own path.
+/// A cookie without a `Path` belongs to the folder of the request's path (RFC 6265, 5.1.4 and 5.2.4). Where the request
+/// had only the endpoint's name, that is the folder of all endpoints, so the cookie gets the endpoint's own path.
 pub(super) fn at_endpoint(
     value: &[u8],
     endpoint: &Endpoint,
@@ -45,31 +48,25 @@ pub(super) fn at_endpoint(
 ) -> Option<Vec<u8>> {
     let mut parts = value.split(|byte| *byte == b';');
     let pair = parts.next()?;
-    // Clients accept `__Host-` cookies only with `Path=/` and without `Domain`, and compare the prefix without
-    // case (RFC 6265bis, 4.1.3.2 and 5.7). With another path they would be lost.
-    let start = pair.trim_ascii_start().get(..b"__Host-".len());
-    if start.is_some_and(|start| start.eq_ignore_ascii_case(b"__Host-")) {
+    let attributes: Vec<_> = parts.map(Attribute::parse).collect();
+    if is_of_host(pair, &attributes) {
         return None;
     }
-    let attributes: Vec<_> = parts.map(Attribute::parse).collect();
-    // Of several, the last one counts (RFC 6265, 5.3). If it is dropped, the others are as well: one of them
-    // would become the last.
-    let domain = attributes.iter().rfind(|own| own.is(b"domain"));
-    let host = endpoint.base.host();
-    // Without `Domain`, the cookie belongs to the host that sent it, which is the relay for the client.
-    let drops_domain = domain.is_some_and(|domain| is_in_domain(host, domain.value));
-    let path = attributes.iter().rfind(|own| own.is(b"path"));
-    let has_path = path.is_some_and(|path| path.value.starts_with(b"/"));
     let mut written = pair.to_vec();
+    let mut has_path = false;
+    // Of several paths the last one counts (RFC 6265, 5.3), for some clients the first one. So each is confined.
     for attribute in attributes {
-        if drops_domain && attribute.is(b"domain") {
+        // Without `Domain`, the cookie belongs to the host that sent it, which is the relay for the client.
+        if attribute.is(b"domain") {
             continue;
         }
-        let path = if attribute.is(b"path") {
-            cookie_path(attribute.value, endpoint)
-        } else {
-            None
-        };
+        let is_empty = attribute.value.is_empty();
+        let path = (attribute.is(b"path") && !is_empty).then(|| cookie_path(&attribute, endpoint));
+        // A path is added below. This one could count in its place.
+        if attribute.is(b"path") && is_empty && !is_in_folder {
+            continue;
+        }
+        has_path |= path.is_some();
         written.push(b';');
         written.extend_from_slice(attribute.before);
         written.extend_from_slice(path.as_deref().unwrap_or(attribute.value));
@@ -82,37 +79,32 @@ pub(super) fn at_endpoint(
     Some(written)
 }
 
-/// Returns the value of `Path` at the relay, or `None` where it is not changed.
+/// Returns whether clients accept the cookie only for the whole host: they accept `__Host-` cookies only with `Path=/`
+/// and without `Domain`, and compare the prefix without case (RFC 6265bis, 4.1.3.2 and 5.7). With another path such a
+/// cookie would be lost.
+fn is_of_host(pair: &[u8], attributes: &[Attribute<'_>]) -> bool {
+    let start = pair.trim_ascii_start().get(..b"__Host-".len());
+    let has_prefix = start.is_some_and(|start| start.eq_ignore_ascii_case(b"__Host-"));
+    let mut paths = attributes.iter().filter(|own| own.is(b"path")).peekable();
+    let has_domain = attributes.iter().any(|own| own.is(b"domain"));
+    has_prefix && !has_domain && paths.peek().is_some() && paths.all(|path| path.value == b"/")
+}
+
+/// Returns the value of `Path` at the relay: the same path below the endpoint, or all of the endpoint for any other
+/// path.
 ///
 /// There is always a slash after the endpoint's name: some clients compare path prefixes byte by byte, and would
 /// send the cookies of `alm` to `alm-2`.
-fn cookie_path(path: &[u8], endpoint: &Endpoint) -> Option<Vec<u8>> {
-    let base = endpoint.base.path();
-    let rest: &[u8] = match below(base, path) {
-        Some(rest) if !rest.is_empty() => rest,
-        Some(_) => b"/",
-        None if is_above(path, base.as_bytes()) => b"/",
-        None => return None,
-    };
-    Some(path_of(endpoint, rest))
+fn cookie_path(path: &Attribute<'_>, endpoint: &Endpoint) -> Vec<u8> {
+    let rest = below(endpoint.base.path(), path.value);
+    let rest = rest.filter(|rest| !rest.is_empty() && !has_dot_segment(rest));
+    path_of(endpoint, rest.unwrap_or(b"/"))
 }
 
-/// Returns whether a cookie with this path is sent to all paths of the base (RFC 6265, 5.1.4).
-fn is_above(path: &[u8], base: &[u8]) -> bool {
-    let rest = base.strip_prefix(path).filter(|_| path.starts_with(b"/"));
-    rest.is_some_and(|rest| path.ends_with(b"/") || rest.starts_with(b"/"))
-}
-
-/// Returns whether a cookie with this `Domain` is sent to the host (RFC 6265, 5.1.3).
-fn is_in_domain(host: &Host, domain: &[u8]) -> bool {
-    let domain = domain.strip_prefix(b".").unwrap_or(domain);
-    let domain = domain.to_ascii_lowercase();
-    let own = host.to_string();
-    let Some(front) = own.as_bytes().strip_suffix(domain.as_slice()) else {
-        return false;
-    };
-    match host {
-        Host::Addr(_) => front.is_empty(),
-        Host::Name(_) => front.is_empty() || front.ends_with(b"."),
-    }
+/// Returns whether a client could resolve the path to one that is not below the endpoint.
+fn has_dot_segment(path: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(path).to_ascii_lowercase();
+    let text = text.replace("%2e", ".");
+    let mut segments = text.split(['/', '\\']);
+    segments.any(|segment| matches!(segment, "." | ".."))
 }

@@ -4,18 +4,26 @@ use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::{self, Problem};
 use crate::request_name::check_label;
+use crate::storage::idempotency::RequestDigest;
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine as _};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use policy::Target;
 use protocol::Code;
-use protocol::frame::{Class, RequestHead, RequestTarget, TimeLeft};
+use protocol::frame::{Class, FrameError, RequestHead, RequestTarget, TimeLeft};
+use protocol::limits::{HEAD_MAX_BYTES, HEADERS_MAX};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// Characters of an idempotency key.
 const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// Bytes of a header value in the head of a request: its length has two bytes on the wire.
+const VALUE_MAX_BYTES: usize = u16::MAX as usize;
+
+/// Bytes that a header field takes in a head, next to its name and value.
+const HEADER_OVERHEAD_BYTES: usize = 4;
 
 /// The `User-Agent` of requests that the relay composes.
 const USER_AGENT: &str = concat!("integration-relay/", env!("CARGO_PKG_VERSION"));
@@ -49,14 +57,20 @@ pub(crate) struct CallRequest {
     pub(crate) mode: Mode,
     pub(crate) at_least_once: bool,
     pub(crate) expires_in: Option<u32>,
+    /// The hash of the call, if it is stored or has an idempotency key.
+    pub(crate) digest: Option<RequestDigest>,
 }
 
 impl CallRequest {
-    /// Parses a call.
+    /// Parses a call. `key` is the idempotency key of the request's header.
     ///
     /// # Errors
     /// `invalid_request`, with the field that is wrong.
-    pub(crate) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
+    pub(crate) fn parse(
+        text: &[u8],
+        limits: &Limits,
+        key: Option<String>,
+    ) -> Result<Self, Problem> {
         let document: CallDocument = problem::document::parse(text).map_err(Problem::invalid)?;
         let mode = match document.mode.as_deref() {
             None | Some("wait") => Mode::Wait,
@@ -81,6 +95,8 @@ impl CallRequest {
             }
             Some(_) | None => {}
         }
+        let is_keyed = key.is_some() || document.idempotency_key.is_some();
+        let digest = (is_keyed || mode == Mode::Deliver).then(|| document.digest(text));
         let target = Target::parse(&document.url)
             .map_err(|error| Problem::invalid(format!("url: {error}; use an http or https URL")))?;
         let method = document.method.unwrap_or_else(|| "POST".to_owned());
@@ -125,31 +141,13 @@ impl CallRequest {
             body,
             bridge: document.bridge,
             timeout_ms,
-            idempotency_key: document.idempotency_key,
+            idempotency_key: one_key(document.idempotency_key, key)?,
             label: document.label,
             mode,
             at_least_once: document.at_least_once,
             expires_in: document.expires_in,
+            digest,
         })
-    }
-}
-
-impl CallRequest {
-    /// Adds the idempotency key of the request's header.
-    ///
-    /// # Errors
-    /// `invalid_request` if the document has another one.
-    pub(crate) fn join_idempotency_key(&mut self, key: Option<String>) -> Result<(), Problem> {
-        match (&self.idempotency_key, key) {
-            (_, None) => {}
-            (Some(own), Some(key)) if *own != key => {
-                return Err(Problem::invalid(
-                    "the header Idempotency-Key and the field idempotency_key have different keys; give one of them",
-                ));
-            }
-            (_, key) => self.idempotency_key = key,
-        }
-        Ok(())
     }
 
     /// Adds the caller's trace, unless the call has its own for the target.
@@ -172,6 +170,19 @@ impl CallRequest {
         self.head.headers = transport::http::to_wire(&map, |_| false)
             .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, error.to_string()))?;
         Ok(())
+    }
+}
+
+/// Returns the idempotency key of the document or of the request's header.
+///
+/// # Errors
+/// `invalid_request` if they differ.
+fn one_key(own: Option<String>, key: Option<String>) -> Result<Option<String>, Problem> {
+    match (own, key) {
+        (Some(own), Some(key)) if own != key => Err(Problem::invalid(
+            "the header Idempotency-Key and the field idempotency_key have different keys; give one of them",
+        )),
+        (own, key) => Ok(key.or(own)),
     }
 }
 
@@ -242,8 +253,34 @@ fn header_fields(
     let decode = |text: String| STANDARD.decode(text).ok();
     append_fields(&mut map, "headers_base64", encoded, decode)?;
     add_user_agent(&mut map);
-    transport::http::to_wire(&map, |_| false)
-        .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, format!("headers: {error}")))
+    transport::http::to_wire(&map, |_| false).map_err(|error| too_large(&map, error))
+}
+
+/// Returns the problem of header fields that do not fit into a head, with the limit that they exceed.
+fn too_large(map: &HeaderMap, error: FrameError) -> Problem {
+    let longest = map.iter().max_by_key(|(_, value)| value.len());
+    let detail = match (error, longest) {
+        (FrameError::TooManyHeaders, _) => {
+            let fields = map.len();
+            format!("headers: the call has {fields} header fields; the limit is {HEADERS_MAX}")
+        }
+        (FrameError::TooLarge, Some((name, value))) if value.len() > VALUE_MAX_BYTES => format!(
+            "headers: the value of {name} has {} bytes; the limit is {VALUE_MAX_BYTES}",
+            value.len()
+        ),
+        (FrameError::TooLarge, _) => {
+            let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+                HEADER_OVERHEAD_BYTES + name.as_str().len() + value.len()
+            };
+            let bytes: usize = map.iter().map(bytes).sum();
+            format!(
+                "headers: the header section has {bytes} bytes ({HEADER_OVERHEAD_BYTES} for each field included); \
+                 the limit is {HEAD_MAX_BYTES}"
+            )
+        }
+        (error, _) => format!("headers: {error}"),
+    };
+    Problem::not_sent(Code::HeadersTooLarge, detail)
 }
 
 /// Adds the fields of one member of the call's document. `bytes` decodes a value.
@@ -345,7 +382,7 @@ mod tests {
     use protocol::frame::BodyLength;
 
     fn parse(text: &str) -> Result<CallRequest, String> {
-        CallRequest::parse(text.as_bytes(), &Limits::default())
+        CallRequest::parse(text.as_bytes(), &Limits::default(), None)
             .map_err(|problem| problem.failure.detail)
     }
 
@@ -429,6 +466,28 @@ mod tests {
             let text = format!(r#"{{"url": "http://ci/", "headers": {{"{name}": "x"}}}}"#);
             let error = parse(&text).unwrap_err();
             assert!(error.contains(&name.to_lowercase()), "{error}");
+        }
+    }
+
+    #[test]
+    fn oversized_headers_name_value_and_limit() {
+        let fields = |count: usize, value: &str| {
+            let fields = (0..count).map(|at| (format!("x-{at}"), json!(value)));
+            let fields = Map::from_iter(fields);
+            parse(&json!({"url": "http://ci/", "headers": fields}).to_string()).unwrap_err()
+        };
+        for (error, words) in [
+            (fields(300, "a"), ["301 header fields", "the limit is 256"]),
+            (
+                fields(3, &"a".repeat(50_000)),
+                ["header section has 150", "the limit is 131072"],
+            ),
+            (
+                fields(1, &"a".repeat(70_000)),
+                ["x-0 has 70000 bytes", "the limit is 65535"],
+            ),
+        ] {
+            assert!(words.iter().all(|words| error.contains(words)), "{error}");
         }
     }
 

@@ -7,13 +7,19 @@
 //!
 //! A seal has the number of rows in its range and their SHA-256. It is signed with the relay's key file, together with the
 //! previous seal's signature. An attacker who can only change the database can therefore make no seal. The newest seal says which is the
-//! first one that must exist, with all its rows. It is written before older rows and seals are deleted: only whole ranges are.
+//! first one that must exist, with all its rows. It is written before older rows are deleted: only whole ranges are. The
+//! seals of these rows are deleted last, so that rows below the first seal are always rows that were added.
+//!
+//! ```text
+//! a new seal names the first one that is kept  ->  older rows are deleted  ->  their seals are deleted
+//! ```
 //!
 //! A relay with a new key file begins a new chain. Its seals say which is the first of them. Those before it still show accidents,
 //! but no key can tell any more whether they were changed.
 //!
 //! Rows and seals that are removed together at the end leave no trace in the database. The head that `audit verify` prints,
-//! kept elsewhere, shows it.
+//! kept elsewhere, shows it. A record without a seal proves nothing, also without a row: every tenant and every key has left
+//! one.
 
 use super::{AuditEvent, AuditRow, KEY_CHANGED, add, audit_row};
 use crate::storage::{Storage, StorageError};
@@ -22,7 +28,9 @@ use runtime::sealed::SealingKey;
 use serde_json::json;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use store::Transaction;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use store::{Backend, Transaction};
 
 /// Rows in the range of one seal.
 const SEAL_ROWS_MAX: i64 = 50_000;
@@ -32,6 +40,9 @@ const PAGE: i64 = 1_000;
 
 /// How often a check is repeated, because the running relay has sealed or deleted rows meanwhile.
 const CHECKS_MAX: u32 = 5;
+
+/// Pause before a check is repeated because the relay is deleting rows.
+const DELETION_WAIT: Duration = Duration::from_millis(300);
 
 /// One seal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,16 +72,30 @@ struct Digest {
 }
 
 /// The result of a check without a defect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SealedRecord {
     /// Number and signature of the newest seal; `None` if there is none.
     pub(crate) head: Option<(i64, String)>,
     /// Rows that were compared with their seal.
     pub(crate) checked: i64,
+    /// Rows whose seal another key signed.
+    pub(crate) unproved: i64,
+    /// Rows that are too old and wait for their deletion. They are not compared: some may be gone already.
+    pub(crate) expired: i64,
     /// Rows after the newest seal.
     pub(crate) unsealed: i64,
     /// The last row whose seal another key signed; `None` if the present key signed all.
     pub(crate) unproved_upto: Option<i64>,
+    /// The last of the rows that were gone before the first seal was made; `None` if there is none, or if that is
+    /// unknown.
+    pub(crate) absent_upto: Option<i64>,
+}
+
+impl SealedRecord {
+    /// Returns the number of rows. Every row is one of these.
+    pub(crate) fn rows(&self) -> i64 {
+        self.checked + self.unproved + self.expired + self.unsealed
+    }
 }
 
 /// Why a check did not succeed.
@@ -244,8 +269,8 @@ impl Storage {
         Ok(Some(change))
     }
 
-    /// Records that the rows of ranges which were sealed before `before_ms` may be deleted, and deletes their seals. Returns the
-    /// last row that may be deleted, or 0.
+    /// Records that the rows of ranges which were sealed before `before_ms` may be deleted. Returns the numbers of these
+    /// rows, or `None`. Their seals stay until [`Self::forget_expired_seals`].
     ///
     /// The first range that is young enough is kept with all that follow. Seals of a moment after `now_ms` are of a clock that
     /// was ahead: their age is that of the next seal. A clock that was slow cannot make a range older than those before it.
@@ -257,9 +282,9 @@ impl Storage {
         key: &SealingKey,
         before_ms: i64,
         now_ms: i64,
-    ) -> Result<i64, StorageError> {
+    ) -> Result<Option<RangeInclusive<i64>>, StorageError> {
         let Some(last) = self.last_seal().await? else {
-            return Ok(0);
+            return Ok(None);
         };
         let row = sqlx::query(
             "SELECT CAST(COALESCE(MAX(number), 0) AS BIGINT) AS number FROM audit_seals
@@ -279,19 +304,46 @@ impl Storage {
             seal.first_number = first_number;
             let mut tx = self.begin().await?;
             add_seal(&mut tx, seal, key).await?;
-            sqlx::query("DELETE FROM audit_seals WHERE number < $1")
-                .bind(first_number)
-                .execute(&mut *tx)
-                .await?;
             tx.commit().await?;
         }
-        // Also without a new seal: the process may have ended before it had deleted all rows.
-        let row = sqlx::query("SELECT first_seq FROM audit_seals WHERE number = $1")
-            .bind(first_number)
+        // Also without a new seal: the process may have ended before it had deleted all rows. Rows below the first seal
+        // are no rows of the relay. They stay, so that `audit verify` finds them.
+        let expired = "SELECT first_seq FROM audit_seals WHERE number < $1 ORDER BY number LIMIT 1";
+        let kept = "SELECT first_seq FROM audit_seals WHERE number = $1";
+        let expired = self.range_start(expired, first_number).await?;
+        let kept = self.range_start(kept, first_number).await?;
+        let rows = expired.zip(kept);
+        Ok(rows.map(|(expired, kept)| expired..=kept.saturating_sub(1)))
+    }
+
+    /// Returns the first row of the range of a seal, which `statement` finds by a number.
+    async fn range_start(
+        &self,
+        statement: &'static str,
+        number: i64,
+    ) -> Result<Option<i64>, StorageError> {
+        let row = sqlx::query(statement)
+            .bind(number)
             .fetch_optional(self.pool())
             .await?;
-        let first_seq = row.map(|row| row.try_get::<i64, _>("first_seq"));
-        Ok(first_seq.transpose()?.map_or(0, |first_seq| first_seq - 1))
+        Ok(row.map(|row| row.try_get("first_seq")).transpose()?)
+    }
+
+    /// Deletes the seals of rows that may be deleted, after these rows.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond; nothing has changed.
+    pub(crate) async fn forget_expired_seals(&self) -> Result<(), StorageError> {
+        let Some(last) = self.last_seal().await? else {
+            return Ok(());
+        };
+        let mut tx = self.begin().await?;
+        sqlx::query("DELETE FROM audit_seals WHERE number < $1")
+            .bind(last.first_number)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Returns the number of the newest row, or 0.
@@ -316,32 +368,46 @@ impl Storage {
     ) -> Result<Result<SealedRecord, Defect>, StorageError> {
         let mut checks = 0;
         loop {
-            let newest = self.last_seal().await?;
-            let found = self.check_since(key, newest.as_ref(), kept).await?;
+            let (oldest, newest) = (self.first_seal_number().await?, self.last_seal().await?);
+            let found = self.check_since(key, oldest, newest.as_ref(), kept).await?;
             checks += 1;
-            // Rows may have been deleted by age while they were compared. The newest seal then is another one.
-            if found.is_ok() || checks == CHECKS_MAX || self.last_seal().await? == newest {
+            let is_final = match &found {
+                // A running relay deletes them in a moment; one that was killed meanwhile does it when it runs again.
+                Ok(found) => found.expired == 0,
+                // Rows may have been deleted by age while they were compared. Then the record has other seals now.
+                Err(_) => {
+                    (self.first_seal_number().await?, self.last_seal().await?) == (oldest, newest)
+                }
+            };
+            if is_final || checks == CHECKS_MAX {
                 return Ok(found);
+            }
+            if found.is_ok() {
+                tokio::time::sleep(DELETION_WAIT).await;
             }
         }
     }
 
+    /// Compares with the seals from `oldest` on.
     async fn check_since(
         &self,
         key: &SealingKey,
+        oldest: i64,
         newest: Option<&Seal>,
         kept: Option<&(i64, String)>,
     ) -> Result<Result<SealedRecord, Defect>, StorageError> {
+        let mut found = SealedRecord::default();
         let mut last = Seal::default();
-        let mut checked = 0;
-        let mut unproved_upto = None;
-        let chain_first = newest.map_or(1, |newest| newest.chain_first);
+        let (mut first_number, mut chain_first) = (1, 1);
         if let Some(newest) = newest {
             if newest.mac != newest.sign(key) {
                 return Ok(Err(not_newest(newest, key)));
             }
-            last.number = newest.first_number - 1;
+            (first_number, chain_first) = (newest.first_number, newest.chain_first);
+            // Earlier seals are those of rows that are about to be deleted.
+            last.number = oldest.min(first_number) - 1;
         }
+        let mut first_seq = None;
         let mut is_kept_found = false;
         while newest.is_some_and(|newest| last.number < newest.number) {
             let seals = self.seals_after(last.number).await?;
@@ -354,13 +420,22 @@ impl Storage {
                 if let Err(defect) = follows(&last, &seal, is_own.then_some(key)) {
                     return Ok(Err(Defect::Changed(defect)));
                 }
+                first_seq.get_or_insert(seal.first_seq);
+                if seal.number < first_number {
+                    found.expired += self.count(seal.first_seq, seal.last_seq).await?;
+                    last = seal;
+                    continue;
+                }
                 let rows = self.digest(seal.first_seq, seal.last_seq).await?;
                 if let Some(defect) = difference(&seal, &rows) {
                     return Ok(Err(Defect::Changed(defect)));
                 }
                 match is_own {
-                    true => checked += rows.count,
-                    false => unproved_upto = Some(seal.last_seq),
+                    true => found.checked += rows.count,
+                    false => {
+                        found.unproved += rows.count;
+                        found.unproved_upto = Some(seal.last_seq);
+                    }
                 }
                 if let Some((number, mac)) = kept
                     && seal.number == *number
@@ -384,13 +459,55 @@ impl Storage {
                 last.number
             ))));
         }
-        let unsealed = self.digest(last.last_seq + 1, i64::MAX).await?.count;
-        Ok(Ok(SealedRecord {
-            head: newest.map(|newest| (newest.number, newest.mac.clone())),
-            checked,
-            unsealed,
-            unproved_upto,
-        }))
+        // The databases number rows from 1 on.
+        let first_seq = first_seq.unwrap_or(1);
+        let below = self.count(i64::MIN, first_seq.saturating_sub(1)).await?;
+        if below > 0 {
+            return Ok(Err(added_below(below, first_seq)));
+        }
+        if newest.is_some() && first_number == 1 {
+            found.absent_upto = self.absent_upto().await?;
+        }
+        found.unsealed = self
+            .count(last.last_seq.saturating_add(1), i64::MAX)
+            .await?;
+        found.head = newest.map(|newest| (newest.number, newest.mac.clone()));
+        Ok(Ok(found))
+    }
+
+    /// Returns the last row that is missing before the first one. The first seal, which exists, would show a removal after
+    /// it was made.
+    async fn absent_upto(&self) -> Result<Option<i64>, StorageError> {
+        // PostgreSQL does not use the number of a transaction that it rolled back for another row.
+        if self.backend() != Backend::Sqlite {
+            return Ok(None);
+        }
+        let row = sqlx::query("SELECT CAST(COALESCE(MIN(seq), 1) AS BIGINT) AS first FROM audit")
+            .fetch_one(self.pool())
+            .await?;
+        let first: i64 = row.try_get("first")?;
+        Ok((first > 1).then(|| first - 1))
+    }
+
+    /// Returns the number of rows in a range.
+    async fn count(&self, first: i64, last: i64) -> Result<i64, StorageError> {
+        let row = sqlx::query("SELECT COUNT(*) AS found FROM audit WHERE seq >= $1 AND seq <= $2")
+            .bind(first)
+            .bind(last)
+            .fetch_one(self.pool())
+            .await?;
+        Ok(row.try_get("found")?)
+    }
+
+    /// Returns the number of the oldest seal; 1 if there is none. No seal has a lower one.
+    async fn first_seal_number(&self) -> Result<i64, StorageError> {
+        let row = sqlx::query(
+            "SELECT CAST(COALESCE(MIN(number), 1) AS BIGINT) AS number FROM audit_seals
+             WHERE number > 0",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(row.try_get("number")?)
     }
 
     async fn last_seal(&self) -> Result<Option<Seal>, StorageError> {
@@ -493,6 +610,17 @@ async fn add_seal(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+fn added_below(rows: i64, first_seq: i64) -> Defect {
+    let first = match first_seq {
+        1 => "the first one that a database gives".to_owned(),
+        first => format!("{first}, where the first seal begins"),
+    };
+    Defect::Changed(match rows {
+        1 => format!("a row has a number below {first}: it was added"),
+        rows => format!("{rows} rows have numbers below {first}: they were added"),
+    })
 }
 
 fn missing(number: i64) -> Defect {

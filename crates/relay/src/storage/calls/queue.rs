@@ -14,8 +14,8 @@ const CLOCK_SLACK_MS: i64 = 2_000;
 macro_rules! stored_columns {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant_id, label, method, host, bridge, at_least_once, attempt, step, cancelled, \
-                    direct, direct_mark FROM calls ",
+            "SELECT id, tenant_id, label, method, host, bridge, bytes, at_least_once, attempt, step, \
+                    cancelled, direct, direct_mark FROM calls ",
             $rest
         )
     };

@@ -178,7 +178,7 @@ async fn accept(tx: &mut Transaction, call: &NewCall) -> Result<Accepted, StoreE
         .bind(call.bridge.clone())
         .bind(i64::from(call.at_least_once))
         .bind(call.idempotency_key.clone())
-        .bind(call.digest.clone())
+        .bind(call.digest.stored().to_vec())
         .bind(call.sealed.clone())
         .bind(call.bytes)
         .bind(&*call.tenant)
@@ -209,7 +209,7 @@ async fn accept(tx: &mut Transaction, call: &NewCall) -> Result<Accepted, StoreE
     Ok(Accepted::Known {
         id: row.try_get("id")?,
         state: word(&row, "state")?,
-        is_same: row.try_get::<Vec<u8>, _>("digest")? == call.digest,
+        is_same: call.digest.is_of(&row.try_get::<Vec<u8>, _>("digest")?),
     })
 }
 

@@ -37,8 +37,31 @@ async fn seal(storage: &Storage, now_ms: i64) {
 
 /// Deletes what is older than a day. Returns the number of rows.
 async fn forget(storage: &Storage, now_ms: i64) -> u64 {
-    let upto = storage.forget_seals(&key(), now_ms - DAY_MS, now_ms).await;
-    storage.forget_audit(upto.unwrap(), 1000).await.unwrap()
+    let rows = storage.forget_seals(&key(), now_ms - DAY_MS, now_ms).await;
+    let Some(rows) = rows.unwrap() else { return 0 };
+    let gone = storage.forget_audit(&rows, 1000).await.unwrap();
+    storage.forget_expired_seals().await.unwrap();
+    gone
+}
+
+/// Adds copies of the last row with these numbers.
+async fn forge(storage: &Storage, numbers: &[i64]) {
+    for number in numbers {
+        // PostgreSQL gives the numbers itself otherwise.
+        let overriding = match storage.backend() {
+            store::Backend::Sqlite => "",
+            store::Backend::Postgres => "OVERRIDING SYSTEM VALUE",
+        };
+        let statement = format!(
+            "INSERT INTO audit (seq, at_ms, tenant_id, actor, action, object, result) {overriding}
+             SELECT {number}, at_ms, tenant_id, actor, action, 'forged', result FROM audit
+             WHERE seq = (SELECT MAX(seq) FROM audit)"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(storage.pool())
+            .await
+            .unwrap();
+    }
 }
 
 async fn check(storage: &Storage) -> Result<audit::seals::SealedRecord, String> {
@@ -96,7 +119,7 @@ async fn seals_show_removed_and_added_rows(database: TestDatabase) {
     run(&storage, "DELETE FROM audit_seals WHERE number = 1").await;
     let defect = check(&storage).await.unwrap_err();
     assert!(defect.contains("the seal 1 is missing"), "{defect}");
-    // An emptied record has nothing that shows it, but the head that was kept.
+    // An emptied record has no head, which proves nothing. The head that was kept shows it.
     run(&storage, "DELETE FROM audit_seals").await;
     run(&storage, "DELETE FROM audit").await;
     assert_eq!(check(&storage).await.unwrap().head, None);
@@ -201,8 +224,77 @@ async fn rows_deleted_before_their_age_are_missed(database: TestDatabase) {
     let storage = database.open().await;
     add(&storage, NOW - 2 * DAY_MS, 20).await;
     seal(&storage, NOW).await;
-    assert_eq!(storage.forget_audit(20, 1000).await.unwrap(), 20);
+    assert_eq!(storage.forget_audit(&(1..=20), 1000).await.unwrap(), 20);
     let defect = check(&storage).await.unwrap_err();
     assert!(defect.contains("20 of 20 rows were removed"), "{defect}");
+}
+
+async fn rows_below_the_sealed_range_are_added_ones(database: TestDatabase) {
+    let storage = database.open().await;
+    add(&storage, NOW - 2 * DAY_MS, 12).await;
+    // Also before the first seal: no database gives these numbers.
+    forge(&storage, &[0]).await;
+    let defect = check(&storage).await.unwrap_err();
+    assert!(defect.contains("a row has a number below the first one"), "{defect}");
+    run(&storage, "DELETE FROM audit WHERE seq < 1").await;
+    seal(&storage, NOW).await;
+    add(&storage, NOW, 3).await;
+    let found = check(&storage).await.unwrap();
+    assert_eq!((found.checked, found.unsealed, found.rows()), (12, 3, 15));
+    forge(&storage, &[-1, 0]).await;
+    let defect = check(&storage).await.unwrap_err();
+    assert!(defect.contains("2 rows have numbers below the first one"), "{defect}");
+    run(&storage, "DELETE FROM audit WHERE seq < 1").await;
+    // After the deletion by age, they are below the first range that is kept.
+    seal(&storage, NOW).await;
+    assert_eq!(forget(&storage, NOW).await, 12);
+    assert_eq!(check(&storage).await.unwrap().rows(), 3);
+    forge(&storage, &[1, 12]).await;
+    let defect = check(&storage).await.unwrap_err();
+    assert!(defect.contains("2 rows have numbers below 13"), "{defect}");
+    // The deletion by age leaves them, so that they are found.
+    assert_eq!(forget(&storage, NOW).await, 0);
+    check(&storage).await.unwrap_err();
+}
+
+async fn deletion_that_was_stopped_is_no_defect(database: TestDatabase) {
+    let storage = database.open().await;
+    for _ in 0..2 {
+        add(&storage, NOW - 2 * DAY_MS, 10).await;
+        seal(&storage, NOW).await;
+    }
+    add(&storage, NOW, 5).await;
+    seal(&storage, NOW).await;
+    // The process ended after it had deleted some of the rows.
+    let rows = storage.forget_seals(&key(), NOW - DAY_MS, NOW).await.unwrap().unwrap();
+    assert_eq!(rows, 1..=20);
+    assert_eq!(storage.forget_audit(&rows, 7).await.unwrap(), 7);
+    let found = check(&storage).await.unwrap();
+    assert_eq!((found.expired, found.checked, found.rows()), (13, 5, 18));
+    // An added row is still found.
+    forge(&storage, &[0]).await;
+    check(&storage).await.unwrap_err();
+    run(&storage, "DELETE FROM audit WHERE seq < 1").await;
+    // The next one continues.
+    assert_eq!(forget(&storage, NOW).await, 13);
+    let found = check(&storage).await.unwrap();
+    assert_eq!((found.expired, found.rows()), (0, 5));
+}
+
+async fn record_that_begins_late_is_not_complete(database: TestDatabase) {
+    let storage = database.open().await;
+    add(&storage, NOW, 10).await;
+    seal(&storage, NOW).await;
+    assert_eq!(check(&storage).await.unwrap().absent_upto, None);
+    // Emptied with its seals while the relay runs, which then seals what is new.
+    run(&storage, "DELETE FROM audit").await;
+    run(&storage, "DELETE FROM audit_seals").await;
+    assert_eq!(check(&storage).await.unwrap().head, None);
+    add(&storage, NOW, 2).await;
+    seal(&storage, NOW).await;
+    let found = check(&storage).await.unwrap();
+    // PostgreSQL may have given numbers that were never used.
+    let gone = (storage.backend() == store::Backend::Sqlite).then_some(10);
+    assert_eq!((found.checked, found.absent_upto), (2, gone));
 }
 }

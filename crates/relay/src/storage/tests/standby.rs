@@ -11,7 +11,7 @@ fn claim(row: &KeyedRow, digest: u8, prior: Option<u8>) -> Write {
     Write::ClaimKey(Box::new(ClaimKey {
         row: row.clone(),
         client_id: "client".into(),
-        digest: vec![digest],
+        digest: vec![digest].into(),
         prior: prior.map(|prior| [prior; 16]),
     }))
 }

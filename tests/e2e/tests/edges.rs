@@ -1,6 +1,9 @@
 //! What callers of every age and habit send: HTTP/1.0, uploads that are refused while they run, expectations,
-//! characters that should have been encoded, `OPTIONS *`, and long header sections.
+//! unusual request targets, and long header sections.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "edges/targets.rs"]
+mod targets;
 
 use e2e::accept_request;
 use std::io::ErrorKind;
@@ -333,72 +336,6 @@ async fn refusal_precedes_a_body_that_is_held_back() {
 }
 
 #[tokio::test]
-async fn unencoded_characters_reach_the_target() {
-    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let (env, own) = listening().await;
-    let target = own.local_addr().unwrap();
-    let seen = responding(own, OK);
-    let key = own_key(&env.caller, false);
-    let proxy_key = own_key(&env.caller, true);
-    let given = "/a{b}<c>?query={id[>10]}&q=\"|^`\\";
-    let expected = "/a{b}%3Cc%3E?query={id[%3E10]}&q=%22|^`\\";
-    let text = format!(
-        "GET /v1/endpoints/own{given} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n"
-    );
-    let answer = all(sent(env.api.addr(), &text).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let text = format!(
-        "GET http://{target}{given} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{proxy_key}\r\n"
-    );
-    let answer = all(sent(env.relay.proxy(), &text).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    for url in [
-        format!("http://{target}{given}"),
-        format!("http://{target}/last"),
-    ] {
-        let call = serde_json::json!({"url": url, "method": "GET"});
-        env.call(call).await.expect_status(200);
-    }
-    let seen = within(seen).await.unwrap();
-    assert_eq!(seen.len(), 4);
-    for head in &seen[..3] {
-        assert!(
-            head.starts_with(&format!("GET {expected} HTTP/1.1\r\n")),
-            "{head}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn options_of_a_server_passes_as_asterisk() {
-    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let (env, own) = listening().await;
-    let target = own.local_addr().unwrap();
-    let seen = responding(own, OK);
-    let key = own_key(&env.caller, true);
-    for path in ["", "/", "/last"] {
-        let text = format!(
-            "OPTIONS http://{target}{path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n{key}\r\n"
-        );
-        let answer = all(sent(env.relay.proxy(), &text).await).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-    let lines: Vec<_> = within(seen).await.unwrap();
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|head| head.lines().next().unwrap())
-        .collect();
-    assert_eq!(
-        lines,
-        [
-            "OPTIONS * HTTP/1.1",
-            "OPTIONS / HTTP/1.1",
-            "OPTIONS /last HTTP/1.1"
-        ]
-    );
-}
-
-#[tokio::test]
 async fn header_section_of_60_kib_passes_both_ways() {
     let (env, own) = listening().await;
     let long = "k".repeat(60 * 1024);
@@ -442,145 +379,6 @@ fn problem(response: &str) -> (String, String) {
     let document: serde_json::Value = serde_json::from_str(body).unwrap();
     let text = |member: &str| document[member].as_str().unwrap_or_default().to_owned();
     (text("code"), text("detail"))
-}
-
-#[tokio::test]
-async fn unusual_targets_are_rejected_with_a_document() {
-    let (env, own) = listening().await;
-    let target = own.local_addr().unwrap();
-    let (api, proxy) = (env.api.addr(), env.relay.proxy());
-    let (key, proxy_key) = (own_key(&env.caller, false), own_key(&env.caller, true));
-    let long = "x".repeat(40_000);
-    for (to, line, host, status, words) in [
-        (
-            api,
-            "GET /v1/endpoints/own/x?a=1#b&c=2".to_owned(),
-            "x",
-            "400",
-            "fragment",
-        ),
-        (
-            api,
-            "GET /v1/endpoints/own/x#b".to_owned(),
-            "x",
-            "400",
-            "fragment",
-        ),
-        (
-            api,
-            "GET /v1/audit?limit=1#b".to_owned(),
-            "x",
-            "400",
-            "fragment",
-        ),
-        (
-            proxy,
-            format!("GET http://{target}/x#b"),
-            "x",
-            "400",
-            "fragment",
-        ),
-        (
-            proxy,
-            format!("GET http://{target}#b/x"),
-            "x",
-            "400",
-            "fragment",
-        ),
-        (
-            api,
-            format!("GET /v1/endpoints/own/{long}"),
-            "x",
-            "414",
-            "32768",
-        ),
-        (
-            proxy,
-            format!("GET http://{target}/{long}"),
-            "x",
-            "414",
-            "32768",
-        ),
-        (
-            proxy,
-            format!("CONNECT http://{target}/"),
-            "x",
-            "400",
-            "host:port",
-        ),
-        (
-            api,
-            "GET /v1/endpoints/own/x".to_owned(),
-            "a b",
-            "400",
-            "RFC 9112",
-        ),
-        (
-            proxy,
-            format!("GET http://{target}/x"),
-            "",
-            "400",
-            "RFC 9112",
-        ),
-    ] {
-        let key = if to == api { &key } else { &proxy_key };
-        let text = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}\r\n");
-        let seen = all(sent(to, &text).await).await;
-        let line = &line[..line.len().min(60)];
-        assert_eq!(seen.get(9..12), Some(status), "{line}: {seen}");
-        let (code, detail) = problem(&seen);
-        assert_eq!(code, "invalid_request", "{line}: {seen}");
-        assert!(detail.contains(words), "{line}: {detail}");
-    }
-    // Nothing of it reached the target.
-    let soon = std::time::Duration::from_millis(100);
-    let waiting = tokio::time::timeout(soon, accept_request(&own));
-    assert!(waiting.await.is_err());
-}
-
-#[tokio::test]
-async fn characters_beyond_ascii_are_encoded() {
-    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let (env, own) = listening().await;
-    let target = own.local_addr().unwrap();
-    let seen = responding(own, OK);
-    let given = "/\u{fc}?q=\u{20ac}";
-    for (to, line, at_proxy) in [
-        (
-            env.api.addr(),
-            format!("GET /v1/endpoints/own{given}"),
-            false,
-        ),
-        (
-            env.relay.proxy(),
-            format!("GET http://{target}{given}"),
-            true,
-        ),
-    ] {
-        let key = own_key(&env.caller, at_proxy);
-        let text = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n");
-        let answer = all(sent(to, &text).await).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-    // Characters count as the caller sent them.
-    let long = format!("/v1/endpoints/own/?q={}", "<".repeat(20_000));
-    let key = own_key(&env.caller, false);
-    let text = format!("GET {long} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}\r\n");
-    let answer = all(sent(env.api.addr(), &text).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    for url in [
-        format!("http://{target}{given}"),
-        format!("http://{target}/last"),
-    ] {
-        let call = serde_json::json!({"url": url, "method": "GET"});
-        env.call(call).await.expect_status(200);
-    }
-    let seen = within(seen).await.unwrap();
-    let expected = "GET /%C3%BC?q=%E2%82%AC HTTP/1.1\r\n";
-    for at in [0, 1, 3] {
-        assert!(seen[at].starts_with(expected), "{}", seen[at]);
-    }
-    assert!(seen[2].contains("%3C%3C%3C"));
 }
 
 #[tokio::test]
@@ -632,40 +430,6 @@ async fn http_1_0_stream_ends_with_its_connection() {
     assert!(seen.ends_with("\r\n\r\nhi"), "{seen}");
     assert!(!seen.to_lowercase().contains("keep-alive"), "{seen}");
     within(serving).await.unwrap();
-}
-
-#[tokio::test]
-async fn proxy_counts_max_forwards() {
-    const OK: &str = "HTTP/1.1 201 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let (env, own) = listening().await;
-    let target = own.local_addr().unwrap();
-    let seen = responding(own, OK);
-    let key = own_key(&env.caller, true);
-    for (method, path, hops, status) in [
-        ("OPTIONS", "/x", "0", "200"),
-        ("TRACE", "/x", "0", "405"),
-        ("GET", "/x", "0", "201"),
-        ("OPTIONS", "/last", "3", "201"),
-    ] {
-        let text = format!(
-            "{method} http://{target}{path} HTTP/1.1\r\nHost: {target}\r\nMax-Forwards: {hops}\r\n\
-             Connection: close\r\n{key}\r\n"
-        );
-        let answer = all(sent(env.relay.proxy(), &text).await).await;
-        assert_eq!(answer.get(9..12), Some(status), "{method}: {answer}");
-    }
-    let seen = within(seen).await.unwrap();
-    assert_eq!(seen.len(), 2);
-    assert!(
-        seen[0].to_lowercase().contains("max-forwards: 0\r\n"),
-        "{}",
-        seen[0]
-    );
-    assert!(
-        seen[1].to_lowercase().contains("max-forwards: 2\r\n"),
-        "{}",
-        seen[1]
-    );
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ Example:
 /// Runs the program.
 pub fn main() -> ExitCode {
     runtime::dumps::disable();
+    malloc_trim::separate_large();
     let outcome = match Cli::parse().command {
         Command::Pair(args) => pair::pair(args),
         Command::Run(config) => run::run(&config),

@@ -8,7 +8,7 @@ use policy::RuleRef;
 use protocol::{Code, Failure};
 use runtime::config::{ByteSize, Timeout};
 use runtime::limit::TokenBucket;
-use std::collections::HashMap;
+use runtime::map::FastMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The quotas, with their use.
 #[derive(Debug)]
 pub(crate) struct Quotas {
-    endpoints: HashMap<String, Quota>,
+    endpoints: FastMap<String, Quota>,
     allow: Vec<Quota>,
 }
 

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use transport::dial::ProxyError;
 use transport::failure::{self, Cause, Diagnosis};
 use transport::race::{STAGGER, STAGGER_PROXIED, race};
+use transport::tls::ClientStream;
 
 /// Longest reason of an unusable certificate or key file that a caller gets, in bytes.
 const SETUP_MAX_BYTES: usize = 512;
@@ -212,7 +213,7 @@ async fn secure(
     (key, http2): (&PoolKey, bool),
     tls: &TlsConfigs,
     limit: Duration,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+) -> Result<ClientStream, Failure> {
     let failed = |detail: String| {
         let detail = format!("TLS with {} failed: {detail}", key.authority());
         Failure::not_dispatched(Code::TargetTls, detail)

@@ -26,9 +26,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
+use transport::tls::ClientStream;
 
 /// A live connection. Dropping it closes it.
 ///
@@ -128,8 +127,8 @@ impl Connection {
     ///
     /// # Errors
     /// The I/O error of a stream that was closed meanwhile.
-    pub async fn with_dialed(stream: TlsStream<TcpStream>) -> std::io::Result<Self> {
-        let address = stream.get_ref().0.peer_addr()?;
+    pub async fn with_dialed(stream: ClientStream) -> std::io::Result<Self> {
+        let address = stream.get_ref().0.get_ref().peer_addr()?;
         // Only for completeness: a dialed connection is never given to a pool.
         let key = PoolKey::of_dialed(Host::Addr(address.ip()), address.port());
         Self::begin(Stream::Tls(Box::new(stream)), (key, address), false, true)

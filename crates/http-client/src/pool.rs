@@ -9,7 +9,8 @@
 
 use crate::connection::Connection;
 use crate::reuse::{PoolKey, Pooled};
-use std::collections::{HashMap, VecDeque};
+use runtime::map::FastMap;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -56,7 +57,8 @@ struct Idle<C> {
 
 #[derive(Debug)]
 struct Shelves<C> {
-    by_key: HashMap<PoolKey, VecDeque<Idle<C>>>,
+    /// At most `count_max` keys, or as many as have connections.
+    by_key: FastMap<PoolKey, VecDeque<Idle<C>>>,
     count: usize,
     is_swept: bool,
 }
@@ -79,7 +81,7 @@ impl<C: Pooled> Pool<C> {
     ) -> Arc<Self> {
         Arc::new(Self {
             shelves: Mutex::new(Shelves {
-                by_key: HashMap::new(),
+                by_key: FastMap::default(),
                 count: 0,
                 is_swept: false,
             }),
@@ -134,9 +136,7 @@ impl<C: Pooled> Pool<C> {
                 break;
             }
         }
-        if shelf.is_empty() {
-            shelves.by_key.remove(key);
-        }
+        // An empty shelf stays for the connection's return. The sweep removes it, and so does [`Self::keep`].
         found
     }
 
@@ -147,8 +147,16 @@ impl<C: Pooled> Pool<C> {
         }
         let mut guard = self.lock();
         let shelves = &mut *guard;
-        let key = connection.key().clone();
-        let shelf = shelves.by_key.entry(key).or_default();
+        if !shelves.by_key.contains_key(connection.key()) {
+            if shelves.by_key.len() >= self.count_max {
+                shelves.by_key.retain(|_, shelf| !shelf.is_empty());
+            }
+            let key = connection.key().clone();
+            shelves.by_key.insert(key, VecDeque::new());
+        }
+        let Some(shelf) = shelves.by_key.get_mut(connection.key()) else {
+            return;
+        };
         // A request that is sent once never takes it, and makes another one: they would pile up.
         if connection.is_for_once() && connection.keep_alive().is_none() && !shelf.is_empty() {
             return;
@@ -310,7 +318,18 @@ mod tests {
         assert_eq!(taken(&pool, 80), Some(2));
         assert_eq!(taken(&pool, 80), None, "two of a key at most");
         assert_eq!(pool.lock().count, 0);
+        assert_eq!(pool.sweep(), 0);
         assert!(pool.lock().by_key.is_empty());
+    }
+
+    #[test]
+    fn keys_without_connections_are_bounded() {
+        let pool = pool(5, 3);
+        for port in 1..100 {
+            pool.keep(fake(1, port));
+            assert_eq!(taken(&pool, port), Some(1));
+            assert!(pool.lock().by_key.len() <= 3);
+        }
     }
 
     #[test]

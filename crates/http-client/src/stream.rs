@@ -5,21 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
-
-/// A write of up to this many bytes is copied into one buffer: that costs less than a vectored write in the
-/// kernel.
-const SMALL_BYTES: usize = 2 * 1024;
-
-/// Joins the buffers, if they are small.
-fn joined<'a>(small: &'a mut [u8; SMALL_BYTES], bufs: &[IoSlice<'_>]) -> Option<&'a [u8]> {
-    let mut len = 0;
-    for buf in bufs {
-        small.get_mut(len..len + buf.len())?.copy_from_slice(buf);
-        len += buf.len();
-    }
-    Some(&small[..len])
-}
+use transport::tcp;
+use transport::tls::ClientStream;
 
 /// A plain or an encrypted stream. One type for both makes a connection one type.
 #[derive(Debug)]
@@ -27,15 +14,15 @@ pub enum Stream {
     /// TCP.
     Plain(TcpStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ClientStream>),
 }
 
 impl Stream {
     /// Makes its close a reset, so that the target does not take an aborted stream for a complete one.
     pub fn will_reset(&self) {
-        transport::tcp::will_reset(match self {
+        tcp::will_reset(match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
         });
     }
 }
@@ -73,8 +60,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => {
                 // TLS needs no copy here: rustls copies the buffers into its records anyway.
-                let mut small = [0; SMALL_BYTES];
-                match joined(&mut small, bufs) {
+                let mut small = [0; tcp::SMALL_BYTES];
+                match tcp::joined(&mut small, bufs) {
                     Some(small) => Pin::new(stream).poll_write(cx, small),
                     None => Pin::new(stream).poll_write_vectored(cx, bufs),
                 }

@@ -27,7 +27,9 @@ mod credentials;
 mod permission;
 mod principal;
 
-pub(crate) use credentials::{BRIDGE_AUTHORIZATION, Credentials, consumed_header};
+pub(crate) use credentials::{
+    BRIDGE_AUTHORIZATION, Credentials, LastCredentials, consumed_header, key_header,
+};
 pub(crate) use permission::Permission;
 pub(crate) use principal::Principal;
 

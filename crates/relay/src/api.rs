@@ -296,7 +296,7 @@ pub(crate) async fn dispatch(
     // After the path lookup: a request to an unknown path costs no look at the database.
     let principal = state
         .authenticator
-        .authenticate(request.headers(), connection.peer.ip())
+        .authenticate(request.headers(), connection)
         .await?;
     // Counts the connection for the tenant from now on, instead of as one of an unknown client.
     connection.authenticated(&principal.tenant);

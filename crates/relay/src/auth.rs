@@ -2,9 +2,10 @@
 //!
 //! The credentials are described in [`crate::access`].
 
-use crate::access::{Credentials, Principal};
+use crate::access::{Credentials, Principal, key_header};
 use crate::admission::network;
 use crate::audit::recorder::Auditing;
+use crate::connection::Connection;
 use crate::denials::{Denied, DeniedClient};
 use crate::directory::Directory;
 use crate::metrics::Metrics;
@@ -60,9 +61,10 @@ impl Authenticator {
     pub(crate) async fn authenticate(
         &self,
         headers: &HeaderMap,
-        peer: IpAddr,
+        connection: &Connection,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_headers(headers), peer).await
+        let name = key_header(headers);
+        self.authenticate_by(headers, &name, connection).await
     }
 
     /// Returns the API key in the header field of this name.
@@ -73,26 +75,23 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         name: &HeaderName,
-        peer: IpAddr,
+        connection: &Connection,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_header(headers, name), peer)
-            .await
-    }
-
-    async fn check(
-        &self,
-        credentials: Result<Credentials, Failure>,
-        peer: IpAddr,
-    ) -> Result<Principal, Failure> {
-        let credentials = credentials.inspect_err(|failure| {
+        let (last, peer) = (&connection.last_credentials, connection.peer.ip());
+        let credentials = last.read(headers, name).inspect_err(|failure| {
             self.note(failure, DeniedClient::default(), peer);
         })?;
         let result = self.keys.check(&credentials, peer).await;
-        result.inspect_err(|failure| {
-            // The denial names the tenant of an existing client id, so that its administrators see attacks.
-            let client = self.directory.client_of(&credentials.client_id);
-            self.note(failure, client, peer);
-        })
+        match &result {
+            // Only now: a connection that has proved nothing takes no more memory.
+            Ok(_) => last.remember(headers, name, &credentials),
+            Err(failure) => {
+                // The denial names the tenant of an existing client id, so that its administrators see attacks.
+                let client = self.directory.client_of(&credentials.client_id);
+                self.note(failure, client, peer);
+            }
+        }
+        result
     }
 
     fn note(&self, failure: &Failure, client: DeniedClient, peer: IpAddr) {

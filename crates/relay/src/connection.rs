@@ -7,9 +7,11 @@ pub(crate) mod bare_lf_guard;
 pub(crate) mod inspected_io;
 pub(crate) mod write_timeout;
 
+use crate::access::LastCredentials;
 use crate::admission::{
     EstablishedPermit, ListenerConnections, OpenConnection, PendingPermit, ProvenAddresses,
 };
+use bare_lf_guard::Cut;
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) arrived: ListenerKind,
     /// The channel binding of its TLS (RFC 9266).
     pub(crate) exporter: Option<[u8; CHANNEL_BINDING_BYTES]>,
+    /// The credentials of its last request that proved a key.
+    pub(crate) last_credentials: LastCredentials,
     /// Whether it is no longer HTTP.
     is_raw: AtomicBool,
     /// Bytes of request and response bodies that are in memory for it.
@@ -49,8 +53,8 @@ pub(crate) struct Connection {
     unsent: ByteCount,
     /// Whether its end is the end of its response (HTTP/1.0).
     is_end_of_response: AtomicBool,
-    /// Whether the head of its last request was cut.
-    is_cut: AtomicBool,
+    /// Why the head of its last request was cut, if it was. No other request follows.
+    cut: OnceLock<Cut>,
     /// Its permit among the pending connections, which it releases when it authenticates.
     pending: PendingPermit,
     /// Its permit among the connections of callers.
@@ -106,11 +110,12 @@ impl Connection {
             peer,
             arrived,
             exporter: None,
+            last_credentials: LastCredentials::default(),
             is_raw: AtomicBool::new(false),
             memory: ByteCount::default(),
             unsent: ByteCount::default(),
             is_end_of_response: AtomicBool::new(false),
-            is_cut: AtomicBool::new(false),
+            cut: OnceLock::new(),
             pending,
             established: OnceLock::new(),
             listener,
@@ -142,13 +147,13 @@ impl Connection {
     }
 
     /// Notes that the head of a request was cut, because it was longer than any that can pass.
-    pub(crate) fn head_is_cut(&self) {
-        self.is_cut.store(true, Ordering::Relaxed);
+    pub(crate) fn head_is_cut(&self, why: Cut) {
+        self.cut.get_or_init(|| why);
     }
 
-    /// Returns whether the head of its last request was cut.
-    pub(crate) fn has_cut_head(&self) -> bool {
-        self.is_cut.load(Ordering::Relaxed)
+    /// Returns why the head of its last request was cut, if it was.
+    pub(crate) fn cut_head(&self) -> Option<Cut> {
+        self.cut.get().copied()
     }
 
     /// Notes that the end of the connection ends the response (RFC 9112, 6.3): one of unknown length over

@@ -299,7 +299,7 @@ impl Directory {
     /// secret; `tenant_suspended`; `directory_stale`.
     pub(crate) fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Failure> {
         self.check_fresh()?;
-        let presented = credentials.secret.hash();
+        let presented = credentials.hash;
         let state = self.state();
         let entry = state.key(&credentials.client_id);
         let now = now();

@@ -23,8 +23,9 @@ pub(crate) use tunnels::Tunnels;
 use last_offers::LastOffers;
 use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode, Serves};
 use protocol::session::EndReason;
+use runtime::map::FastMap;
 use slot::{Slot, SlotHistory, slot_of};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ const SLOT_MAX: u8 = 8;
 #[derive(Debug, Default)]
 struct Inner {
     /// By tenant.
-    sessions: HashMap<Arc<str>, Tunnels>,
+    sessions: FastMap<Arc<str>, Tunnels>,
     count: usize,
     last_offers: LastOffers,
     slots: BTreeMap<Slot, SlotHistory>,

@@ -39,7 +39,8 @@ impl RequestName {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let [first, second] = KEYS.each_ref().map(|key| key.hash_one(count));
-        Self::new(format!("req_{first:016x}{second:016x}"))
+        let digits = [first.to_be_bytes(), second.to_be_bytes()];
+        Self::new(runtime::hex::encode_after("req_", digits.as_flattened()))
     }
 
     /// Returns a name with the new id of a call: `call_` and 32 hexadecimal digits.
@@ -48,7 +49,7 @@ impl RequestName {
     /// [`NoRandom`].
     pub(crate) fn of_call() -> Result<Self, NoRandom> {
         let bytes: [u8; 16] = random()?;
-        Ok(Self::new(format!("call_{}", runtime::hex::encode(&bytes))))
+        Ok(Self::new(runtime::hex::encode_after("call_", &bytes)))
     }
 
     /// Returns the name of a request with this id.

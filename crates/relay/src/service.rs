@@ -17,7 +17,7 @@ use crate::access::{Permission, Principal};
 use crate::api;
 use crate::body::{self, Body};
 use crate::calls;
-use crate::connection::bare_lf_guard::{ASTERISK_PATH, FRAGMENT_MARK};
+use crate::connection::bare_lf_guard::{ASTERISK_PATH, Cut, FRAGMENT_MARK};
 use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::ingress::failure_log::LoggedRequest;
@@ -142,11 +142,19 @@ impl Service {
             return Err(Problem::not_found());
         };
         let (control, data) = (&self.control, &self.control.data);
-        if connection.has_cut_head() {
+        if let Some(cut) = connection.cut_head() {
             // Nothing after a cut head is read, so the connection must close.
-            let max = data.limits().header_bytes_max;
-            let detail =
-                format!("the header section is longer than {max} (limits.header_bytes_max)");
+            let limits = data.limits();
+            let detail = match cut {
+                Cut::Bytes => format!(
+                    "the header section is longer than {} (limits.header_bytes_max)",
+                    limits.header_bytes_max
+                ),
+                Cut::Fields => format!(
+                    "the request has more header fields than {} (limits.headers_max)",
+                    limits.headers_max
+                ),
+            };
             return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
         }
         check_target(request.uri())?;
@@ -269,7 +277,7 @@ impl Service {
         let principal = control.authenticator.authenticate_by(
             request.headers(),
             &header::PROXY_AUTHORIZATION,
-            connection.peer.ip(),
+            connection,
         );
         // A proxy's client expects 407 where another one expects 401.
         let principal = principal
@@ -320,7 +328,7 @@ impl Service {
         let (control, peer) = (&self.control, connection.peer.ip());
         let principal = control
             .authenticator
-            .authenticate(request.headers(), peer)
+            .authenticate(request.headers(), connection)
             .await?;
         connection.authenticated(&principal.tenant);
         let admitted = principal.admit(permission);

@@ -1,13 +1,20 @@
 //! Bytes in hexadecimal, in lower case.
 
-use std::fmt::Write as _;
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
 
 /// Returns two digits a byte.
 pub fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
+    encode_after("", bytes)
+}
+
+/// Returns a text, and two digits a byte after it.
+pub fn encode_after(start: &str, bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(DIGITS[usize::from(half & 15)]);
+    let mut text = String::with_capacity(start.len() + bytes.len() * 2);
+    text.push_str(start);
     for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
+        text.push(digit(byte >> 4));
+        text.push(digit(*byte));
     }
     text
 }
@@ -29,6 +36,7 @@ mod tests {
     #[test]
     fn round_trip_and_rejection() {
         assert_eq!(encode(&[0, 0x7f, 0xff]), "007fff");
+        assert_eq!(encode_after("id_", &[0x1a]), "id_1a");
         assert_eq!(decode("007fFF"), Some(vec![0, 0x7f, 0xff]));
         for text in ["0", "0g", "+1", "ä"] {
             assert_eq!(decode(text), None, "{text}");

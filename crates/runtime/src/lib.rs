@@ -11,6 +11,7 @@
 //! limit     token bucket, and a limit for log lines
 //! log       log lines on their way to a sink, without delaying their writer
 //! logging   [log]: level, format, standard error or a rotated file
+//! map       a map with a fast hash function, for keys that no peer chooses
 //! metrics   OpenMetrics, one line a metric
 //! output    what commands print, also into a pipe without a reader
 //! pem       certificates and keys that an administrator supplies, in every form that they have
@@ -40,6 +41,7 @@ pub mod hex;
 pub mod limit;
 pub mod log;
 pub mod logging;
+pub mod map;
 pub mod metrics;
 pub mod output;
 pub mod peer_text;

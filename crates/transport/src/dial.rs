@@ -29,6 +29,7 @@ pub use relay_url::{RelayUrl, RelayUrlError};
 use crate::handle::Settings;
 use crate::handshake::{Dialled, Identity, Introduction, Tunnel, bridge_opening};
 use crate::socket::Metered;
+use crate::tls::ClientStream;
 use crate::{failure, tcp, tls, websocket};
 use connect::{connect_any, connect_tcp, no_address, resolve};
 use error::{MostSignificant, upgrade_error};
@@ -40,7 +41,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 /// The `User-Agent` of requests that the bridge itself makes: some proxies and firewalls refuse requests
@@ -89,9 +89,6 @@ pub struct Dialer {
     source: Option<IpAddr>,
 }
 
-/// A TLS connection to the relay.
-pub type RelayStream = TlsStream<TcpStream>;
-
 impl Dialer {
     /// Creates a dialer for `relay` with `tls` (ALPN is set to `http/1.1`), through `proxy`.
     pub fn new(relay: RelayUrl, tls: &ClientConfig, proxy: Proxy) -> Self {
@@ -126,7 +123,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`DialError`] names the step.
-    pub async fn connect(&self) -> Result<RelayStream, DialError> {
+    pub async fn connect(&self) -> Result<ClientStream, DialError> {
         let mut step = "TCP";
         let connecting = async {
             let routes = self.routes().await?;
@@ -142,7 +139,7 @@ impl Dialer {
         &self,
         mut routes: Routes,
         step: &mut &'static str,
-    ) -> Result<RelayStream, DialError> {
+    ) -> Result<ClientStream, DialError> {
         let mut errors = MostSignificant::default();
         while let Some((address, stream)) = self.connected(&mut routes, &mut errors, step).await? {
             let secured = in_time(address, routes.is_used(), self.secure(stream, step)).await;
@@ -283,7 +280,7 @@ impl Dialer {
         &self,
         stream: TcpStream,
         step: &mut &'static str,
-    ) -> Result<RelayStream, DialError> {
+    ) -> Result<ClientStream, DialError> {
         let relay = &self.relay;
         tcp::tune(&stream).map_err(|error| DialError::Tcp {
             address: relay.authority(),
@@ -387,7 +384,7 @@ mod tests {
         let mut step = "";
         let routes = Routes::Direct(vec![refuses, hangs_up, good]);
         let stream = dialer.connect_by(routes, &mut step).await.unwrap();
-        assert_eq!(stream.get_ref().0.peer_addr().unwrap(), good);
+        assert_eq!(stream.get_ref().0.get_ref().peer_addr().unwrap(), good);
         // The most significant error is returned, in any order.
         let routes = Routes::Direct(vec![hangs_up, refuses]);
         let error = dialer.connect_by(routes, &mut step).await.unwrap_err();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The first batch after a pause waits for tasks that are ready, so that their frames leave in the same
-//! write. With a single exchange it does not wait.
+//! write. With a single exchange it does not wait, and rarely where nothing was added while it waited before.
 //!
 //! Reading never waits for a stream or for the writer. Credit guarantees the space for a stream's
 //! bytes, and a flush that cannot proceed does not stop the reader.
@@ -35,6 +35,9 @@ const READ_RUN: usize = 64;
 /// enough that the peer does not run idle meanwhile.
 const GATHER_MAX: u32 = 32;
 
+/// Batches that do not wait after one that waited in vain. Each further one in vain adds one, up to this many.
+const GATHER_PAUSE_MAX: u8 = 15;
+
 /// How often large buffers are checked.
 const FIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,8 @@ enum Writing {
     Idle,
     /// There are frames to send; other tasks that are ready may add to them.
     Gathering,
+    /// Frames were queued during the last write. They have waited long enough.
+    Following,
     /// A batch is being written. `written` is the count at its last progress; without more progress the
     /// write is stalled at `stalled_at`.
     Flushing { written: u64, stalled_at: Instant },
@@ -72,6 +77,35 @@ pub(crate) struct Driver<IO> {
     /// Our Close is in the kernel.
     is_close_sent: bool,
     batch: Vec<Bytes>,
+    gather: Gather,
+}
+
+/// Whether waiting for other tasks pays. Where exchanges are few, or do not move, it costs a system call and time, and
+/// brings no frames.
+#[derive(Debug, Default)]
+struct Gather {
+    /// Batches in a row that waited in vain.
+    in_vain: u8,
+    /// Batches that do not wait.
+    pause: u8,
+}
+
+impl Gather {
+    /// Returns whether the next batch waits.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.pause == 0;
+        self.pause = self.pause.saturating_sub(1);
+        is_due
+    }
+
+    /// Notes whether another task added frames to a batch that waited.
+    fn note(&mut self, has_paid: bool) {
+        self.in_vain = match has_paid {
+            true => 0,
+            false => (self.in_vain + 1).min(GATHER_PAUSE_MAX),
+        };
+        self.pause = self.in_vain;
+    }
 }
 
 impl<IO> Driver<IO>
@@ -91,6 +125,7 @@ where
             closing: None,
             is_close_sent: false,
             batch: Vec::new(),
+            gather: Gather::default(),
         }
     }
 
@@ -136,9 +171,8 @@ where
             } = &mut self.writing
             {
                 match self.socket.poll_flush(cx) {
-                    // Frames that were queued during the flush have waited long enough: no gathering for them.
                     Poll::Ready(Ok(())) => {
-                        self.writing = Writing::Gathering;
+                        self.writing = Writing::Following;
                         // One yield lets callers whose queue ran empty refill it; otherwise the next batch
                         // would contain only the streams of others.
                         let is_underrun = self.shared.lock().session.take_underrun();
@@ -184,10 +218,10 @@ where
 
     /// After a pause: whether there are frames to send and the driver yields first. It is polled again
     /// once the ready tasks have run, or after enough of them.
-    fn gathers(&self, cx: &mut Context<'_>) -> bool {
+    fn gathers(&mut self, cx: &mut Context<'_>) -> bool {
         let mut core = self.shared.lock();
         // A single exchange has no others to share a write with.
-        if !core.session.has_frames() || core.session.streams_live() < 2 {
+        if !core.session.has_frames() || core.session.streams_live() < 2 || !self.gather.is_due() {
             return false;
         }
         core.writer = Writer::Gathers { more: GATHER_MAX };
@@ -198,6 +232,10 @@ where
     /// Takes the frames for one write out of the session.
     fn choose_batch(&mut self) {
         let mut core = self.shared.lock();
+        if matches!(self.writing, Writing::Gathering) {
+            let is_unchanged = core.writer == Writer::Gathers { more: GATHER_MAX };
+            self.gather.note(!is_unchanged);
+        }
         let mut bytes = 0;
         let now = Instant::now();
         // A frame that was chosen cannot be overtaken any more, so a batch is bounded. It ends where a
@@ -410,5 +448,30 @@ pub(crate) fn end_reason(error: &Error) -> EndReason {
             other => EndReason::Protocol(other.to_string()),
         },
         other => EndReason::Io(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_that_does_not_pay_becomes_rare() {
+        let mut gather = Gather::default();
+        let waits = |gather: &mut Gather, has_paid: bool| {
+            let batches = 1_000;
+            let waited = (0..batches).filter(|_| {
+                let is_due = gather.is_due();
+                if is_due {
+                    gather.note(has_paid);
+                }
+                is_due
+            });
+            waited.count()
+        };
+        let in_vain = waits(&mut gather, false);
+        assert!((60..90).contains(&in_vain), "{in_vain}");
+        // Of those that paid, the first comes after a pause.
+        assert!(waits(&mut gather, true) >= 1_000 - usize::from(GATHER_PAUSE_MAX));
     }
 }

@@ -31,6 +31,9 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// The protocol of RFC 6455.
 pub const WEBSOCKET: &str = "websocket";
 
+/// Fields that are usually added to those of a head from the wire.
+const ADDED_FIELDS: usize = 3;
+
 /// Bytes of the protocols that one request may ask for.
 const PROTOCOLS_MAX_BYTES: usize = 256;
 
@@ -176,7 +179,8 @@ fn builder(
 /// # Errors
 /// [`InvalidHeader`] when a name or a value is not valid HTTP.
 pub fn from_wire(headers: &Headers) -> Result<HeaderMap, InvalidHeader> {
-    let mut map = HeaderMap::with_capacity(headers.len());
+    // Both programs add fields: without room for them the map would be built twice.
+    let mut map = HeaderMap::with_capacity(headers.len() + ADDED_FIELDS);
     append_from_wire(&mut map, headers, |_| false)?;
     Ok(map)
 }

@@ -33,6 +33,7 @@ pub mod http;
 pub mod lookup;
 pub mod race;
 pub mod raw;
+pub mod read_ahead;
 mod socket;
 pub mod tcp;
 pub mod tls;

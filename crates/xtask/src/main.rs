@@ -1,4 +1,4 @@
-//! The project's tasks, the same on every machine: `cargo xtask test | ci | gate | arrows | prose | openapi | bench`.
+//! The project's tasks, the same on every machine: `cargo xtask --help` lists them.
 //!
 //! It needs only a Rust toolchain, and has few dependencies, so that it builds quickly. A task prints each
 //! command; the first command that fails determines the exit code.
@@ -12,6 +12,7 @@
 mod arrows;
 mod bench;
 mod ci;
+mod dist;
 mod gate;
 mod openapi;
 mod postgres;
@@ -50,6 +51,10 @@ enum Task {
     Openapi,
     /// Builds in release mode and runs a measurement
     Bench(bench::Args),
+    /// Builds the programs as they are released, into target/dist
+    Dist,
+    /// Records the load profile that `dist` builds with
+    Profile,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +68,8 @@ fn main() -> ExitCode {
         Task::Prose => ("prose", prose::check()),
         Task::Openapi => ("openapi", openapi::run()),
         Task::Bench(args) => ("bench", bench::run(args)),
+        Task::Dist => ("dist", dist::dist()),
+        Task::Profile => ("profile", dist::profile()),
     };
     let took = began.elapsed().as_secs_f64();
     match done {

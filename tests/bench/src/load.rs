@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 /// A request, or several that are taken in turn, ready to be sent, and where to.
 #[derive(Clone)]
@@ -71,6 +72,26 @@ impl Load {
             let answered = Instant::now();
             latencies.push(answered - sent);
             sent = answered;
+        }
+        Ok(latencies)
+    }
+
+    /// The latency of exchanges of one connection that begin at a fixed rate, so that the programs sleep in between.
+    pub(crate) async fn spaced(
+        &self,
+        per_second: u32,
+        duration: Duration,
+    ) -> io::Result<Vec<Duration>> {
+        let mut connection = self.connect().await?;
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let began = Instant::now();
+        let mut latencies = Vec::new();
+        while began.elapsed() < duration {
+            ticks.tick().await;
+            let sent = Instant::now();
+            connection.exchange().await?;
+            latencies.push(sent.elapsed());
         }
         Ok(latencies)
     }

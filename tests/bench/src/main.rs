@@ -12,6 +12,7 @@ mod many;
 mod peers;
 mod spine;
 mod table;
+mod train;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -42,6 +43,9 @@ enum Measurement {
     Peers(peers::Args),
     /// Requests a second and latency with more tenants, and with more exchanges at once
     Growth(growth::Args),
+    /// Work for programs that record a profile: `cargo xtask profile` calls it
+    #[command(hide = true)]
+    Train(train::Args),
 }
 
 // One thread: the load must take as little as it can from those that are measured.
@@ -55,5 +59,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Measurement::Distance(args) => distance::run(&args).await,
         Measurement::Peers(args) => peers::run(&args).await,
         Measurement::Growth(args) => growth::run(&args).await,
+        Measurement::Train(args) => train::run(&args).await,
     }
 }

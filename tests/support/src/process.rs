@@ -46,7 +46,11 @@ const FOREIGN_VARIABLES: [&str; 8] = [
     "no_proxy",
 ];
 
-/// The path of a program of this workspace, built with the same profile as the caller.
+/// The variable that names a directory of relay and bridge to use, in place of those beside the caller.
+const PROGRAMS_VARIABLE: &str = "TEST_PROGRAMS";
+
+/// The path of a program of this workspace, built with the same profile as the caller. Relay and bridge
+/// are those in the directory `TEST_PROGRAMS`, if it is set.
 ///
 /// # Panics
 ///
@@ -56,6 +60,11 @@ pub fn bin(name: &str) -> PathBuf {
     dir.pop();
     if dir.ends_with("deps") || dir.ends_with("examples") {
         dir.pop();
+    }
+    if name.starts_with("integration-")
+        && let Some(programs) = env::var_os(PROGRAMS_VARIABLE)
+    {
+        dir = programs.into();
     }
     let path = dir.join(format!("{name}{}", env::consts::EXE_SUFFIX));
     assert!(

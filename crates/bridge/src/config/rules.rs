@@ -9,7 +9,7 @@ use policy::{
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
 use runtime::config::Mistake;
-use std::collections::HashMap;
+use runtime::map::FastMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub struct Rules {
     pub allow: Vec<Rule>,
     /// The endpoints, in their order.
     pub endpoints: Vec<Endpoint>,
-    settings: HashMap<String, EndpointSettings>,
+    settings: FastMap<String, EndpointSettings>,
     /// The quota of each rule of the allow list, in its order.
     quotas: Vec<QuotaSection>,
     /// The CA file of each rule of the allow list, in its order.
@@ -64,7 +64,7 @@ impl Rules {
         let mut rules = Self {
             allow: Vec::new(),
             endpoints: Vec::new(),
-            settings: HashMap::new(),
+            settings: FastMap::default(),
             quotas: Vec::new(),
             ca_files: Vec::new(),
         };

@@ -10,7 +10,8 @@ use super::reservation::Reservation;
 use crate::access::Principal;
 use crate::config::Weights;
 use protocol::{Code, Failure};
-use std::collections::{BTreeMap, HashMap};
+use runtime::map::FastMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport::AbortHandle;
 
@@ -70,8 +71,8 @@ struct Ledger {
     all: BTreeMap<u64, InProgress>,
     /// On this node, by kind.
     on_node: [u32; 3],
-    of_tenant: HashMap<Arc<str>, Member<TenantMemory>>,
-    of_key: HashMap<Arc<str>, Member<KeyMemory>>,
+    of_tenant: FastMap<Arc<str>, Member<TenantMemory>>,
+    of_key: FastMap<Arc<str>, Member<KeyMemory>>,
 }
 
 impl Ledger {
@@ -107,7 +108,7 @@ impl Ledger {
 }
 
 /// Decrements a member's count, and removes a member without permits.
-fn decrement<M>(members: &mut HashMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
+fn decrement<M>(members: &mut FastMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
     if let Some(member) = members.get_mut(of) {
         member.running[kind as usize] -= 1;
         // Its memory counters live on in reservations that outlive the permits.

@@ -52,11 +52,11 @@ pub(crate) struct BareLfGuard {
 }
 
 impl BareLfGuard {
-    /// Returns a guard for a connection without input so far.
-    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+    /// Returns a guard for a connection without input so far. A head with `fields_max` fields or more is cut.
+    pub(crate) fn new(connection: Arc<Connection>, fields_max: usize) -> Self {
         Self {
             connection,
-            lines: Lines::default(),
+            lines: Lines::new(fields_max),
         }
     }
 
@@ -79,8 +79,8 @@ impl StreamInspector for BareLfGuard {
             return bytes.len();
         }
         let kept = self.lines.inspect(bytes);
-        if self.lines.next == Next::Nothing {
-            self.connection.head_is_cut();
+        if let Some(cut) = self.lines.cut() {
+            self.connection.head_is_cut(cut);
         }
         self.charge();
         kept
@@ -132,6 +132,15 @@ enum Next {
     Anything,
 }
 
+/// Why a head was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// It has too many bytes.
+    Bytes,
+    /// It has too many fields.
+    Fields,
+}
+
 /// What follows a head, as the head states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Follows {
@@ -167,6 +176,10 @@ struct Lines {
     has_cr: bool,
     /// Bytes of an incomplete head so far, as hyper gets it: with its edits.
     head_bytes: usize,
+    /// Fields of an incomplete head so far.
+    fields: usize,
+    /// Fields that are passed on.
+    fields_max: usize,
     /// Bytes that must still be written in place of removed ones.
     owed: Vec<u8>,
     /// The position in the request line, if the current line is one.
@@ -177,8 +190,8 @@ struct Lines {
     edits: Vec<Edit>,
 }
 
-impl Default for Lines {
-    fn default() -> Self {
+impl Lines {
+    fn new(fields_max: usize) -> Self {
         Self {
             next: Next::Line { is_first: true },
             follows: Follows::Nothing,
@@ -186,19 +199,35 @@ impl Default for Lines {
             length: 0,
             has_cr: false,
             head_bytes: 0,
+            fields: 0,
+            fields_max,
             owed: Vec::new(),
             request_line: RequestLine::Method,
             found: Vec::new(),
             edits: Vec::new(),
         }
     }
-}
 
-impl Lines {
+    /// Returns why the head was cut, once its end was reached.
+    fn cut(&self) -> Option<Cut> {
+        let why = match self.fields >= self.fields_max {
+            true => Cut::Fields,
+            false => Cut::Bytes,
+        };
+        (self.next == Next::Nothing).then_some(why)
+    }
+
+    /// Returns whether the next line of the head is not passed on.
+    fn must_cut(&self) -> bool {
+        let is_full = self.head_bytes >= HEAD_KEPT_BYTES || self.fields >= self.fields_max;
+        is_full && !self.has_cr
+    }
+
     /// Inspects input in place, and replaces a bare LF. Returns how many bytes are left, at the beginning.
     fn inspect(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut kept) = (0, 0);
         while at < bytes.len() {
+            let must_cut = self.must_cut();
             let rest = &mut bytes[at..];
             let taken = match &mut self.next {
                 Next::Anything => rest.len(),
@@ -223,7 +252,7 @@ impl Lines {
                     at += taken;
                     continue;
                 }
-                Next::Line { .. } if self.head_bytes >= HEAD_KEPT_BYTES && !self.has_cr => {
+                Next::Line { .. } if must_cut => {
                     // The current line is completed, so that the cut head ends in order.
                     let is_empty_line = self.length == 0;
                     if !is_empty_line {
@@ -280,7 +309,7 @@ impl Lines {
 
     /// Takes bytes up to the end of the line, if it has arrived.
     fn part_of_line(&mut self, bytes: &mut [u8]) -> usize {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let taken = end.map_or(bytes.len(), |end| end + 1);
         self.head_bytes = match self.next {
             Next::Line { .. } => self.head_bytes.saturating_add(taken),
@@ -376,7 +405,7 @@ impl Lines {
                 self.request_line = RequestLine::Method;
             }
             Next::Line { is_first: false } if length == 0 => {
-                self.head_bytes = 0;
+                (self.head_bytes, self.fields) = (0, 0);
                 self.next = match self.follows {
                     Follows::Nothing | Follows::Length(0) => Next::Line { is_first: true },
                     Follows::Length(bytes) => Next::Body(bytes),
@@ -384,17 +413,10 @@ impl Lines {
                     Follows::Raw => Next::Anything,
                 };
             }
-            Next::Line { is_first: false } => match framing(line) {
-                // Longer than what is kept: the number may continue.
-                Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
-                // Chunks override a length, in either order (RFC 9112, 6.3). hyper reads it the same way, and closes
-                // the connection after the response.
-                Some(Follows::Length(_)) if self.follows == Follows::Chunks => {}
-                Some(framing) if self.follows != Follows::Raw => self.follows = framing,
-                // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
-                _ if is_length(line) => return false,
-                _ => {}
-            },
+            Next::Line { is_first: false } => {
+                self.fields += 1;
+                return self.complete_field(length);
+            }
             Next::ChunkSize => match chunk_size(line) {
                 Some(0) => self.next = Next::Trailer,
                 Some(bytes) => self.next = Next::Chunk(bytes),
@@ -408,6 +430,23 @@ impl Lines {
             | Next::Rest { .. }
             | Next::Nothing
             | Next::Anything => {}
+        }
+        true
+    }
+
+    /// Follows a field of a head. Returns false for one after which the position in the input is unknown.
+    fn complete_field(&mut self, length: usize) -> bool {
+        match framing(&self.line[..length.min(LINE_KEPT_BYTES)]) {
+                // Longer than what is kept: the number may continue.
+                Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
+                // Chunks override a length, in either order (RFC 9112, 6.3). hyper reads it the same way, and closes
+                // the connection after the response.
+                Some(Follows::Length(_)) if self.follows == Follows::Chunks => {}
+                Some(framing) if self.follows != Follows::Raw => self.follows = framing,
+                // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
+                _ if is_length(&self.line[..length.min(LINE_KEPT_BYTES)]) => return false,
+                _ => {}
+            
         }
         true
     }
@@ -453,11 +492,14 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// Fields of a head that are passed on.
+    const FIELDS: usize = 100_000;
+
     /// Returns what hyper gets. It must not depend on how the input is split.
     fn seen(text: &[u8]) -> Vec<u8> {
         let whole = seen_in_pieces(text, text.len().max(1));
         for cut in 0..text.len() {
-            let mut lines = Lines::default();
+            let mut lines = Lines::new(FIELDS);
             let mut all = Vec::new();
             for piece in [&text[..cut], &text[cut..]] {
                 let mut piece = piece.to_vec();
@@ -470,7 +512,7 @@ mod tests {
     }
 
     fn seen_in_pieces(text: &[u8], size: usize) -> Vec<u8> {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(FIELDS);
         let mut all = Vec::new();
         for piece in text.chunks(size) {
             let mut piece = piece.to_vec();
@@ -498,6 +540,28 @@ mod tests {
                 assert!(seen.ends_with(b"\r\n\r\n"), "{size}");
                 let ends = seen.windows(4).filter(|end| end == b"\r\n\r\n").count();
                 assert_eq!(ends, 1, "{size}");
+            }
+        }
+    }
+
+    #[test]
+    fn head_with_too_many_fields_is_cut_and_ended() {
+        let first = "GET / HTTP/1.1\r\n";
+        for (fields, is_cut) in [(9, false), (10, true), (11, true), (500, true)] {
+            let head = format!("{first}{}\r\n", "a:b\r\n".repeat(fields));
+            let text = format!("{head}GET /hidden HTTP/1.1\r\n\r\n");
+            for size in [1, 2, 3, 7, text.len()] {
+                let mut lines = Lines::new(10);
+                let mut seen = Vec::new();
+                for piece in text.as_bytes().chunks(size) {
+                    let mut piece = piece.to_vec();
+                    let kept = lines.inspect(&mut piece);
+                    seen.extend_from_slice(&piece[..kept]);
+                }
+                let passed_on = format!("{first}{}\r\n", "a:b\r\n".repeat(fields.min(10)));
+                let expected = if is_cut { &passed_on } else { &text };
+                assert_eq!(seen, expected.as_bytes(), "{fields} fields, {size}");
+                assert_eq!(lines.cut(), is_cut.then_some(Cut::Fields), "{fields}");
             }
         }
     }
@@ -542,7 +606,7 @@ mod tests {
 
     /// Returns what hyper gets of a text that arrives in two pieces, with the edits.
     fn edited(text: &str, cut: usize) -> String {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(FIELDS);
         let mut all = Vec::new();
         for piece in [&text[..cut], &text[cut..]] {
             let mut piece = piece.as_bytes().to_vec();
@@ -615,13 +679,13 @@ mod tests {
     fn edits_count_as_bytes_of_the_head() {
         let text = format!("GET /{}", "<".repeat(10_000));
         for size in [1, 7, 1000, text.len()] {
-            let mut lines = Lines::default();
+            let mut lines = Lines::new(FIELDS);
             for piece in text.as_bytes().chunks(size) {
                 lines.inspect(&mut piece.to_vec());
             }
             assert_eq!(lines.head_bytes, 5 + 3 * 10_000, "{size}");
         }
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(FIELDS);
         lines.inspect(&mut b"OPTIONS http://h HTTP/1.1".to_vec());
         assert_eq!(lines.head_bytes, 25 + ASTERISK_PATH.len());
     }

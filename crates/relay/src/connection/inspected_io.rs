@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use transport::read_ahead::ReadAhead;
+use transport::tcp;
 
 /// Reads whose bytes are all removed, before the task yields.
 const READS_IN_A_ROW: usize = 16;
@@ -21,15 +23,15 @@ pub(crate) trait ResetIo {
 impl ResetIo for TcpStream {
     fn reset_on_drop(&self, will_reset: bool) {
         match will_reset {
-            true => transport::tcp::will_reset(self),
-            false => transport::tcp::will_end_in_order(self),
+            true => tcp::will_reset(self),
+            false => tcp::will_end_in_order(self),
         }
     }
 }
 
-impl ResetIo for TlsStream<TcpStream> {
+impl ResetIo for TlsStream<ReadAhead<TcpStream>> {
     fn reset_on_drop(&self, will_reset: bool) {
-        self.get_ref().0.reset_on_drop(will_reset);
+        self.get_ref().0.get_ref().reset_on_drop(will_reset);
     }
 }
 
@@ -241,7 +243,12 @@ impl<IO: AsyncWrite + ResetIo + Unpin, W: StreamInspector + Unpin> AsyncWrite
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.begin_write();
-        let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        // Head and body of a small response. With TLS, too: they become one record either way.
+        let mut small = [0; tcp::SMALL_BYTES];
+        let result = match tcp::joined(&mut small, bufs) {
+            Some(small) => Pin::new(&mut this.io).poll_write(cx, small),
+            None => Pin::new(&mut this.io).poll_write_vectored(cx, bufs),
+        };
         this.written(cx, result)
     }
 

@@ -9,6 +9,7 @@ use crate::storage::{
 use protocol::frame::RefusedCode;
 use protocol::session::EndReason;
 use protocol::{Code, Failure};
+use runtime::map::FastMap;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -127,12 +128,12 @@ impl BridgeEntry {
 #[derive(Debug, Default)]
 pub(super) struct State {
     revision: i64,
-    tenants: HashMap<TenantId, TenantEntry>,
-    keys: HashMap<ClientId, KeyEntry>,
+    tenants: FastMap<TenantId, TenantEntry>,
+    keys: FastMap<ClientId, KeyEntry>,
     /// Keys that expired a short time ago, and when they were dropped from `keys`, in seconds since 1970: the requests
     /// that are aborted get the reason.
     expired: HashMap<ClientId, i64>,
-    bridges: HashMap<BridgeId, BridgeEntry>,
+    bridges: FastMap<BridgeId, BridgeEntry>,
     claims: HashMap<TenantId, Claims>,
     /// The revision at which the result of [`Self::endpoints_of`] may last have changed.
     claims_revision: i64,

@@ -30,8 +30,8 @@ async fn world() -> World {
 
 fn credentials(client_id: &ClientId, secret: &Secret) -> Credentials {
     Credentials {
-        client_id: client_id.to_string(),
-        secret: secret.clone(),
+        client_id: client_id.to_string().into(),
+        hash: secret.hash(),
     }
 }
 

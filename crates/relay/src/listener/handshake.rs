@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use transport::failure::client::ClientCause;
+use transport::read_ahead::ReadAhead;
 
 /// How long a client may take to send its ClientHello; and, after its permit, to complete its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub(super) async fn complete(
     stream: TcpStream,
     connection: &mut Connection,
     acceptor: &TlsAcceptor,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<ReadAhead<TcpStream>>> {
     let metrics = &data.metrics;
     let peer = connection.peer;
     let permit = tokio::select! {
@@ -49,7 +50,7 @@ pub(super) async fn complete(
     connection.charge(TLS_BYTES);
     let pending = &*connection;
     let handshake = async {
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadAhead::new(stream)));
         let mut handshake = std::pin::pin!(handshake);
         let early = tokio::time::timeout(PERMIT_HELD_FOR, handshake.as_mut()).await;
         drop(permit);

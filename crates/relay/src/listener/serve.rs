@@ -23,9 +23,8 @@ pub(super) const HTTP2_BYTES: usize = 48 * 1024;
 /// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 128 KiB).
 const HTTP1_BUFFER_BYTES: usize = 144 * 1024;
 
-/// HTTP/1 header fields that hyper parses. Above `limits.headers_max`, so that the relay itself rejects a
-/// request with too many, with a problem document.
-const HTTP1_FIELDS: usize = 512;
+/// HTTP/1 header fields for which hyper has room on the stack. More take two allocations of many KiB for each request.
+const HTTP1_FIELDS_ON_STACK: usize = 100;
 
 /// Concurrent HTTP/2 requests on one connection.
 const HTTP2_STREAMS: u32 = 256;
@@ -68,7 +67,11 @@ pub(super) async fn http1<IO, H: RequestHandler>(
     let connection = Arc::new(connection);
     let evicted = connection.clone();
     let timeout = WriteTimeout::new(limits.usual);
-    let io = BareLfIo::new(io, BareLfGuard::new(connection.clone()), timeout);
+    // Above `limits.headers_max`, so that the relay itself rejects a request with too many, with a problem document.
+    let fields_max = data.limits().headers_max as usize + 1;
+    let fields_max = fields_max.max(HTTP1_FIELDS_ON_STACK);
+    let guard = BareLfGuard::new(connection.clone(), fields_max);
+    let io = BareLfIo::new(io, guard, timeout);
     let progress = Arc::<Progress>::default();
     let mut clock = IdleClock::new(progress.clone(), limits);
     let title_case = data.config.listen.title_case;
@@ -91,7 +94,7 @@ pub(super) async fn http1<IO, H: RequestHandler>(
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             .max_buf_size(HTTP1_BUFFER_BYTES)
-            .max_headers(HTTP1_FIELDS)
+            .max_headers(fields_max)
             .serve_connection(TokioIo::new(io), responding)
             .with_upgrades()
     );

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use transport::handshake::ChannelBinding;
+use transport::read_ahead::ReadAhead;
 
 /// What a tunnel that has not authenticated is charged, in addition to its connection.
 const UNAUTHENTICATED_BYTES: usize = 8 * 1024;
@@ -146,10 +147,11 @@ async fn open(
     match connection.arrived {
         ListenerKind::Tls => {
             let parts = upgraded
-                .downcast::<TokioIo<BareLfIo<TlsStream<TcpStream>>>>()
+                .downcast::<TokioIo<BareLfIo<TlsStream<ReadAhead<TcpStream>>>>>()
                 .ok()?;
             let Parts { io, read_buf, .. } = parts;
-            let (io, left) = io.into_inner().into_parts();
+            let (mut io, left) = io.into_inner().into_parts();
+            io.get_mut().0.enable();
             let early = Bytes::from([read_buf, left].concat());
             tunnel::open(control, io, early, arrival).await
         }

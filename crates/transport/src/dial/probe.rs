@@ -5,7 +5,7 @@ use super::error::{invalid_head, upgrade_error};
 use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, USER_AGENT};
 use crate::failure::{self, Cause, Diagnosis, Observer};
 use crate::socket::Metered;
-use crate::tls::{Oldest, TlsSetupError, Trust, provider};
+use crate::tls::{ClientStream, Oldest, TlsSetupError, Trust, provider};
 use crate::{tcp, websocket};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -17,7 +17,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
 /// The time for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -234,7 +233,7 @@ fn limit_segments(_: &TcpSocket) -> std::io::Result<()> {
 async fn secured(
     dialer: &Dialer,
     report: &mut PathReport,
-) -> Result<TlsStream<tokio::net::TcpStream>, DialError> {
+) -> Result<ClientStream, DialError> {
     let relay = &dialer.relay;
     let late = |step| move |_| DialError::Timeout { step };
     let connecting = async {
@@ -267,7 +266,7 @@ async fn secured(
 /// Sends `GET /healthz` and reads the head of the response.
 async fn request_health(
     dialer: &Dialer,
-    mut stream: TlsStream<tokio::net::TcpStream>,
+    mut stream: ClientStream,
     report: &mut PathReport,
 ) -> Result<(), DialError> {
     let request = format!(

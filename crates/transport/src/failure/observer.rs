@@ -11,6 +11,8 @@
 //! ```
 
 use super::{Cause, Diagnosis, tls};
+use crate::read_ahead::ReadAhead;
+use crate::tls::ClientStream;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -27,7 +29,6 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// First bytes of a server that are kept: enough for `HTTP/1.1 ` and for the banners of mail and SSH servers.
 const FIRST_BYTES_MAX: usize = 16;
@@ -66,7 +67,7 @@ fn note_chain<'a>(chain: impl Iterator<Item = &'a CertificateDer<'a>>) {
     note(|seen| seen.chain = chain);
 }
 
-/// Makes a TLS connection to a server, within `limit`.
+/// Makes a TLS connection to a server, within `limit`. It is read ahead after the handshake.
 ///
 /// # Errors
 /// Why there is none. A limit that passes is [`Cause::SilentInHandshake`] or [`Cause::StalledInHandshake`].
@@ -75,21 +76,25 @@ pub async fn handshake(
     name: ServerName<'static>,
     stream: TcpStream,
     limit: Duration,
-) -> Result<TlsStream<TcpStream>, Diagnosis> {
+) -> Result<ClientStream, Diagnosis> {
     let scope = async {
+        let stream = ReadAhead::new(stream);
         let mut connecting = TlsConnector::from(config).connect(name.clone(), stream);
         let steps = poll_fn(|context| {
             // The server's first bytes are read here without being taken: one system call for each new
             // connection. It tells a plain HTTP server from a broken one.
             if let Some(stream) = connecting.get_ref() {
-                peek(stream, context);
+                peek(stream.get_ref(), context);
             }
             Pin::new(&mut connecting).poll(context)
         });
         let done = timeout(limit, steps).await;
         let seen = SEEN.with(RefCell::take);
         match done {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().0.enable();
+                Ok(stream)
+            }
             Ok(Err(error)) => Err(tls::diagnose(&error, &seen, &name)),
             Err(_) => Err(match seen.first.is_empty() {
                 true => Diagnosis::new(Cause::SilentInHandshake, format!("for {limit:?}")),

@@ -132,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_arrive_in_order_and_the_buffer_is_given_back() {
         let (mut peer, ours) = duplex(1 << 20);
-        let sent: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+        let sent: Vec<u8> = (0..=u8::MAX).cycle().take(200_000).collect();
         peer.write_all(&sent).await.unwrap();
         drop(peer);
         let mut ours = ReadAhead::new(ours);

@@ -3,7 +3,7 @@
 //! Released programs are built with a profile: counts of how often each branch ran under a typical load. The compiler
 //! places frequent code together and inlines it, and compiles the rest for size. The profile is a file of the
 //! repository, so two builds from the same commit have the same input and give the same bytes. `cargo xtask profile`
-//! makes it anew; `cargo build --release` does not use it.
+//! records a new one; `cargo build --release` does not use it.
 
 use crate::step::{Failed, Step, profile_dir, root};
 use crate::tool;
@@ -169,4 +169,19 @@ fn mib(bytes: u64) -> f64 {
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failed {
     Failed::new(format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_profile_can_be_unpacked() {
+        let unpacked = unpacked_profile().unwrap();
+        let content = fs::read(&unpacked).unwrap();
+        // LLVM's indexed profiles begin with these bytes.
+        assert!(content.starts_with(b"\xfflprofi\x81"), "{unpacked:?}");
+        // The name is that of the content.
+        assert_eq!(unpacked_profile().unwrap(), unpacked);
+    }
 }

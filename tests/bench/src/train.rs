@@ -78,9 +78,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     for way in [Way::Down, Way::Up] {
         transfers(&bulk, way, 1).await?;
         let long = bulk.keep_going(way, BODY_BYTES, TRANSFERS);
-        let beside = small.latencies(duration / 2).await;
+        let concurrent = small.latencies(duration / 2).await;
         spawn_blocking(|| long.stop()).await??;
-        beside?;
+        concurrent?;
     }
     let url = format!("http://{target_addr}/small");
     let wait = json!({ "url": url, "method": "GET", "mode": "wait" });

@@ -151,6 +151,25 @@ async fn unfinished_heads_share_one_memory_budget() {
 }
 
 #[tokio::test]
+async fn head_with_too_many_fields_gets_a_problem_document() {
+    let world = TestEnv::start().await;
+    let ask = |fields: u32| {
+        let ask = Ask::get("/v1/bridges").key(&world.caller);
+        (0..fields).fold(ask, |ask, field| ask.header(&format!("x-{field}"), "a"))
+    };
+    // The limit is 96 with the client's own fields. hyper's limit is a little above.
+    world.api.send(ask(90)).await.expect_status(200);
+    for fields in [97, 100, 101, 102, 513, 2_000] {
+        for origin in [&world.api, &world.public] {
+            let answer = origin.send(ask(fields)).await;
+            assert_eq!(answer.status, 431, "{fields}");
+            assert_eq!(answer.code(), "headers_too_large", "{fields}");
+            assert!(answer.text().contains("limits.headers_max"), "{fields}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn oversized_head_gets_a_problem_document() {
     let world = TestEnv::start().await;
     let ask = Ask::get("/v1/bridges")

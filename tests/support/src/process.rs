@@ -46,7 +46,7 @@ const FOREIGN_VARIABLES: [&str; 8] = [
     "no_proxy",
 ];
 
-/// The variable that names a directory of relay and bridge to use, in place of those beside the caller.
+/// The variable that names a directory of relay and bridge to use, in place of those next to the caller.
 const PROGRAMS_VARIABLE: &str = "TEST_PROGRAMS";
 
 /// The path of a program of this workspace, built with the same profile as the caller. Relay and bridge

@@ -437,16 +437,15 @@ impl Lines {
     /// Follows a field of a head. Returns false for one after which the position in the input is unknown.
     fn complete_field(&mut self, length: usize) -> bool {
         match framing(&self.line[..length.min(LINE_KEPT_BYTES)]) {
-                // Longer than what is kept: the number may continue.
-                Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
-                // Chunks override a length, in either order (RFC 9112, 6.3). hyper reads it the same way, and closes
-                // the connection after the response.
-                Some(Follows::Length(_)) if self.follows == Follows::Chunks => {}
-                Some(framing) if self.follows != Follows::Raw => self.follows = framing,
-                // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
-                _ if is_length(&self.line[..length.min(LINE_KEPT_BYTES)]) => return false,
-                _ => {}
-            
+            // Longer than what is kept: the number may continue.
+            Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
+            // Chunks override a length, in either order (RFC 9112, 6.3). hyper reads it the same way, and closes
+            // the connection after the response.
+            Some(Follows::Length(_)) if self.follows == Follows::Chunks => {}
+            Some(framing) if self.follows != Follows::Raw => self.follows = framing,
+            // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
+            _ if is_length(&self.line[..length.min(LINE_KEPT_BYTES)]) => return false,
+            _ => {}
         }
         true
     }

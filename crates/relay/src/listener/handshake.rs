@@ -50,7 +50,8 @@ pub(super) async fn complete(
     connection.charge(TLS_BYTES);
     let pending = &*connection;
     let handshake = async {
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadAhead::new(stream)));
+        let handshake =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(ReadAhead::new(stream)));
         let mut handshake = std::pin::pin!(handshake);
         let early = tokio::time::timeout(PERMIT_HELD_FOR, handshake.as_mut()).await;
         drop(permit);

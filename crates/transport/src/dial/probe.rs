@@ -230,10 +230,7 @@ fn limit_segments(_: &TcpSocket) -> std::io::Result<()> {
 }
 
 /// Opens a TLS connection, through the proxy if there is one.
-async fn secured(
-    dialer: &Dialer,
-    report: &mut PathReport,
-) -> Result<ClientStream, DialError> {
+async fn secured(dialer: &Dialer, report: &mut PathReport) -> Result<ClientStream, DialError> {
     let relay = &dialer.relay;
     let late = |step| move |_| DialError::Timeout { step };
     let connecting = async {

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use transport::dial::ProxyError;
 use transport::failure::{self, Cause, Diagnosis};
 use transport::race::{STAGGER, STAGGER_PROXIED, race};
-use transport::tls::ClientStream;
+use transport::read_ahead::ClientStream;
 
 /// Longest reason of an unusable certificate or key file that a caller gets, in bytes.
 const SETUP_MAX_BYTES: usize = 512;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
-use transport::tls::ClientStream;
+use transport::read_ahead::ClientStream;
 
 /// A live connection. Dropping it closes it.
 ///

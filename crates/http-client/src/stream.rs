@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use transport::read_ahead::ClientStream;
 use transport::tcp;
-use transport::tls::ClientStream;
 
 /// A plain or an encrypted stream. One type for both makes a connection one type.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ pub use relay_url::{RelayUrl, RelayUrlError};
 
 use crate::handle::Settings;
 use crate::handshake::{Dialled, Identity, Introduction, Tunnel, bridge_opening};
+use crate::read_ahead::ClientStream;
 use crate::socket::Metered;
-use crate::tls::ClientStream;
 use crate::{failure, tcp, tls, websocket};
 use connect::{connect_any, connect_tcp, no_address, resolve};
 use error::{MostSignificant, upgrade_error};

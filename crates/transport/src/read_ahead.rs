@@ -12,9 +12,13 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Bytes of one read: what a peer writes at once.
 const AHEAD_BYTES: usize = 64 * 1024;
+
+/// A TLS connection to a server, after its handshake.
+pub type ClientStream = tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>;
 
 thread_local! {
     /// The thread's buffer, while no connection holds it. Empty before its first use.

@@ -12,7 +12,6 @@ pub use pair::{Pair, PairFile, read_pair};
 pub use trust::{Trust, TrustVerifier};
 
 use crate::failure::{self, Observer};
-use crate::read_ahead::ReadAhead;
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
 use runtime::pem::FileError;
 use rustls::crypto::CryptoProvider;
@@ -20,10 +19,6 @@ use rustls::{ClientConfig, ServerConfig, SideData};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::TcpStream;
-
-/// A TLS connection to a server, after its handshake.
-pub type ClientStream = tokio_rustls::client::TlsStream<ReadAhead<TcpStream>>;
 
 /// Why TLS could not be set up. Where a file is the reason, the error names it.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,7 @@
 //! ```
 
 use super::{Cause, Diagnosis, tls};
-use crate::read_ahead::ReadAhead;
-use crate::tls::ClientStream;
+use crate::read_ahead::{ClientStream, ReadAhead};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};

@@ -12,6 +12,7 @@ mod many;
 mod peers;
 mod spine;
 mod table;
+mod target;
 mod train;
 
 use clap::{Parser, Subcommand};

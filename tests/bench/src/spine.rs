@@ -18,7 +18,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use support::process::command;
 use support::setup::{Allow, Endpoint};
 use support::{Running, TestEnv};
 
@@ -47,11 +46,7 @@ const ENDPOINT: &str = "app";
 pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let duration = Duration::from_secs(args.seconds);
 
-    let target = Running::spawn("target", command("bench-target"));
-    let line = target
-        .wait_log("listening on ", Duration::from_secs(10))
-        .await;
-    let addr: SocketAddr = line.trim_start_matches("listening on ").parse()?;
+    let (target, addr) = crate::target::start().await?;
     let site = start(addr).await;
     let routes = routes(addr, &site);
 

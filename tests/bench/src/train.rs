@@ -6,7 +6,6 @@
 //! here is compiled for size.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use support::process::command;
 use support::setup::{Allow, Endpoint};
-use support::{Ask, Running, TestEnv};
+use support::{Ask, TestEnv};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
@@ -51,11 +49,7 @@ const STOP: Duration = Duration::from_secs(60);
 /// Does the work, then ends both programs in order.
 pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let duration = Duration::from_secs(args.seconds);
-    let target = Running::spawn("target", command("bench-target"));
-    let line = target
-        .wait_log("listening on ", Duration::from_secs(10))
-        .await;
-    let target_addr: SocketAddr = line.trim_start_matches("listening on ").parse()?;
+    let (_target, target_addr) = crate::target::start().await?;
     let mut site = TestEnv::bare()
         .endpoint(Endpoint::new(ENDPOINT, format!("http://{target_addr}/")))
         .allow(Allow::loopback(target_addr.port()).methods(&["GET"]))

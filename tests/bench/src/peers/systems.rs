@@ -8,7 +8,6 @@ use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
-use support::process::command;
 use support::setup::Endpoint;
 use support::{Running, TempDir, TestEnv, ThrowawayCa, ports};
 
@@ -95,9 +94,7 @@ impl System {
 /// The target itself, us, and every peer that is there; and the names of the others, with what
 /// they lack.
 pub(super) async fn start() -> Result<(Vec<System>, Vec<String>), Box<dyn Error>> {
-    let running = Running::spawn("target", command("bench-target"));
-    let said = running.wait_log("listening on ", START).await;
-    let target: SocketAddr = said.trim_start_matches("listening on ").parse()?;
+    let (running, target) = crate::target::start().await?;
     let mut systems = vec![direct(running, target), ours(target).await];
     let mut missing = Vec::new();
     for (name, needs, version, starter) in PEERS {

@@ -17,6 +17,9 @@ use crate::reload::{self, ReloadError};
 use crate::state::{BridgeState, Lifecycle, RelayLink, SessionSet, Stage};
 use crate::stats::{RuntimeStats, now_s};
 use protocol::session::{Budget, EndReason};
+use runtime::liveness::Liveness;
+use runtime::output::counted;
+use runtime::service_manager::ServiceManager;
 use runtime::shortage::in_words;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -156,13 +159,16 @@ impl Bridge {
             crate::metrics::listen(&state, address, &mut tasks)
                 .map_err(|source| StartError::Metrics { address, source })?;
         }
+        let liveness = Liveness::default();
         let mut connections_up = JoinSet::new();
         for number in 0..connections {
-            connections_up.spawn(Connection::new(number, state.clone()).run());
+            let connection = Connection::new(number, state.clone()).run();
+            connections_up.spawn(liveness.guard(&format!("connection {number}"), connection));
         }
         Ok(RunningBridge {
             state,
             connections: connections_up,
+            liveness,
             tasks,
             path,
         })
@@ -226,6 +232,8 @@ fn open_audit(config: &Config, identity: &Identity) -> Result<Option<Arc<Audit>>
 pub struct RunningBridge {
     state: Arc<BridgeState>,
     connections: JoinSet<()>,
+    /// Guards the connections.
+    liveness: Liveness,
     /// Aborted when the value is dropped.
     tasks: JoinSet<()>,
     path: PathBuf,
@@ -266,6 +274,16 @@ impl RunningBridge {
         self.state.dispatcher.running()
     }
 
+    /// Reports to the service manager until the returned tasks are dropped: a ping while the tasks of all connections
+    /// make progress, and the status line.
+    pub(crate) fn report_to(&self, manager: &ServiceManager) -> JoinSet<()> {
+        let state = self.state.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.liveness.clone().keep_alive(manager.clone()));
+        tasks.spawn(manager.clone().follow(move || status_line(&state)));
+        tasks
+    }
+
     /// Reads the config file again and applies it to exchanges that start from now on. The relay gets the
     /// new list of endpoints. A file with a mistake changes nothing.
     ///
@@ -304,6 +322,32 @@ impl RunningBridge {
         }
         // Waits for their end: the process may exit before a task that is only aborted has removed its socket.
         let _ = tokio::time::timeout(CLOSE_GRACE, self.tasks.shutdown()).await;
+    }
+}
+
+/// Returns the state of a bridge in one line, as `systemctl status` shows it.
+fn status_line(state: &BridgeState) -> String {
+    if state.lifecycle.stage() != Stage::Running {
+        let running = counted(state.dispatcher.running(), "exchange");
+        return format!("draining: {running} in progress");
+    }
+    let active = state.dispatcher.active();
+    let relay = &active.config.relay.url;
+    let paused = match active.config.bridge.paused {
+        true => ", paused by its config",
+        false => "",
+    };
+    match state.sessions.all().len() {
+        0 => {}
+        sessions => {
+            let sessions = counted(sessions, "session");
+            return format!("connected to {relay}, {sessions}{paused}");
+        }
+    }
+    let mut slots = state.stats.slots().into_iter();
+    match slots.find_map(|slot| slot.error) {
+        Some(error) => format!("offline: {error}; it goes on trying"),
+        None => format!("connecting to {relay}"),
     }
 }
 

@@ -10,9 +10,11 @@ mod secret_input;
 mod service;
 mod status;
 mod support;
+mod update;
 
-use clap::{Parser, Subcommand};
-use common::{ConfigArg, DONE, FAILED, complain};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use common::{ConfigArg, DONE, FAILED, Outcome, complain, print};
+use runtime::output::counted;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -24,7 +26,8 @@ Exit codes:
   1  failure; standard error has the cause and the remedy. `status`: the bridge is offline
   2  invalid command line
   3  `policy test`: the request would be refused. `credential test`: a target rejects it
-  4  `audit verify`: no defect was found, but lines may be missing";
+  4  `audit verify`: no defect was found, but lines may be missing
+  5  `run`: config or pairing must be corrected before another start can succeed";
 
 /// Connects to a relay, and sends its requests inside this network as far as the local config allows.
 #[derive(Debug, Parser)]
@@ -36,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register this bridge with the relay, by an API key with the role `bridge`.
+    /// Register this bridge with the relay, by a pairing file or an API key with the role `bridge`.
     Pair(pair::PairArgs),
     /// Connect to the relay and serve requests until SIGTERM. This is the command of the service.
     #[command(after_help = "\
@@ -44,9 +47,10 @@ Signals:
   SIGTERM, SIGINT  drain running requests for up to 30 s, then exit; a second one exits at once
   SIGHUP           reload the config, and open the log files again
 
-Without an identity, `run` first pairs the bridge if BRIDGE_CLIENT_ID is set, with the client
-secret in BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
-    Run(ConfigArg),
+Without an identity, `run` first pairs the bridge: with the pairing file that BRIDGE_BUNDLE_FILE
+names, or if BRIDGE_CLIENT_ID is set, with the client secret in BRIDGE_CLIENT_SECRET_FILE or
+BRIDGE_CLIENT_SECRET.")]
+    Run(run::RunArgs),
     /// Check the config file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -64,7 +68,7 @@ secret in BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
     Reload(ConfigArg),
     /// Change the log filter of the running bridge until it restarts.
     LogLevel(status::LogLevelArgs),
-    /// Install the bridge as a service of this machine (systemd).
+    /// Install and control the bridge as a service of this machine, or of one user.
     #[command(subcommand)]
     Service(service::ServiceCommand),
     /// Write an archive for support: doctor, status, config and log, without secrets.
@@ -72,6 +76,14 @@ secret in BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
     /// Verify the audit file.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Replace this program by a newer one that a trusted party has signed, and restart the service.
+    Update(update::UpdateArgs),
+    /// Write the man pages, one for each command.
+    #[command(hide = true)]
+    Man(manual::PagesArgs),
+    /// Print the script that completes this command line in a shell.
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,7 +107,7 @@ pub fn main() -> ExitCode {
     malloc_trim::separate_large();
     let outcome = match Cli::parse().command {
         Command::Pair(args) => pair::pair(args),
-        Command::Run(config) => run::run(&config),
+        Command::Run(args) => run::run(&args),
         Command::Config(ConfigCommand::Check(config)) => check::check(&config),
         Command::Policy(PolicyCommand::Test(args)) => check::test(&args),
         Command::Credential(command) => credential::run(command),
@@ -106,6 +118,12 @@ pub fn main() -> ExitCode {
         Command::Service(command) => service::run(&command),
         Command::SupportBundle(args) => support::bundle(&args),
         Command::Audit(command) => audit::run(&command),
+        Command::Update(args) => update::update(&args),
+        Command::Man(args) => man(&args),
+        Command::Completions(args) => {
+            runtime::output::print(&manual::completions(Cli::command(), args.shell));
+            Ok(DONE)
+        }
     };
     // Log lines pass through a queue: without this the last ones would be lost.
     runtime::log::flush();
@@ -120,10 +138,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn man(args: &manual::PagesArgs) -> Outcome {
+    let dir = args.dir.display();
+    let pages = manual::write_pages(Cli::command(), &args.dir)
+        .map_err(|error| format!("cannot write the pages to {dir}: {error}"))?;
+    let pages = counted(pages.len(), "page");
+    print(&format!("{pages} written to {dir}"));
+    Ok(DONE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn help_fits_the_width_at_which_it_is_wrapped() {

@@ -28,6 +28,8 @@ mod bridge;
 mod credential_name;
 mod deliveries;
 mod endpoint;
+mod kept;
+mod kerberos;
 mod limits;
 mod metrics;
 mod network;
@@ -37,6 +39,7 @@ mod rewrite;
 mod rules;
 mod signed_calls;
 mod targets;
+mod update;
 mod window;
 
 pub use audit::AuditSection;
@@ -45,15 +48,18 @@ pub(crate) use bridge::check_name;
 pub(crate) use credential_name::check_credential_name;
 pub use deliveries::DeliveriesSection;
 pub use endpoint::{AllowSection, CallerCredentials, EndpointSection, QuotaSection};
+pub(crate) use kept::{CA_FILE, KEPT_FILE, Kept};
+pub use kerberos::{KdcAddress, KerberosSection, PrincipalName};
 pub use limits::LimitsSection;
 pub use metrics::MetricsSection;
-pub use network::{ProxySetting, TlsMin};
+pub use network::{ProxyAuth, ProxySetting, TlsMin};
 pub use rate::Rate;
 pub use relay::RelaySection;
 pub(crate) use rewrite::Rewrite;
 pub use rules::Rules;
 pub use signed_calls::SignedCallsSection;
 pub use targets::{HeaderCase, Targets};
+pub use update::{ReleaseKey, UpdateSection};
 pub use window::Window;
 
 pub use runtime::config::{ConfigError, FilePath};
@@ -61,16 +67,21 @@ pub use runtime::logging::LogSection;
 
 use runtime::config::{Document, Environment, Source, Unknown};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The environment variable with log filters, as `tracing-subscriber` has them.
 pub(crate) const LOG_ENV: &str = "BRIDGE_LOG";
+
+/// The log file of a service on Windows, in the data directory.
+const SERVICE_LOG: &str = "bridge.log";
 
 /// The variables that override the file. The others are read by the command line.
 pub(crate) const ENVIRONMENT: Environment = Environment {
     prefix: "BRIDGE",
     names: &[("endpoint", "ENDPOINTS")],
     others: &[
+        "BRIDGE_BUNDLE_FILE",
         "BRIDGE_CLIENT_ID",
         "BRIDGE_CLIENT_SECRET",
         "BRIDGE_CLIENT_SECRET_FILE",
@@ -95,6 +106,9 @@ pub struct Config {
     /// `[targets]`.
     #[serde(skip_serializing)]
     pub targets: Targets,
+    /// `[kerberos]`.
+    #[serde(skip_serializing)]
+    pub kerberos: KerberosSection,
     /// `[limits]`.
     pub limits: LimitsSection,
     /// `[deliveries]`.
@@ -106,6 +120,8 @@ pub struct Config {
     pub audit: AuditSection,
     /// `[metrics]`.
     pub metrics: MetricsSection,
+    /// `[update]`.
+    pub update: UpdateSection,
     /// `[log]`. `integration-bridge log-level` changes the level of a running bridge.
     pub log: LogSection,
     /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
@@ -126,6 +142,8 @@ struct File {
     #[serde(default)]
     targets: Targets,
     #[serde(default)]
+    kerberos: KerberosSection,
+    #[serde(default)]
     limits: LimitsSection,
     #[serde(default)]
     deliveries: DeliveriesSection,
@@ -136,18 +154,31 @@ struct File {
     #[serde(default)]
     metrics: MetricsSection,
     #[serde(default)]
+    update: UpdateSection,
+    #[serde(default)]
     log: LogSection,
 }
 
 impl Config {
     /// Reads and checks a file, overridden by the environment. Where the environment sets a key, the file
-    /// need not exist.
+    /// need not exist. What a pairing has kept in the data directory counts where both lack the key.
     ///
     /// # Errors
     /// [`ConfigError`] with the line or the variable of the first mistake.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let (file, document) = ENVIRONMENT.load(path)?;
-        Self::checked(file, &document, path)
+        let kept = Kept::of(path);
+        let (file, document) = ENVIRONMENT.load_with::<_, OsString>(path, |name| {
+            let kept = kept.variable(name).map(OsString::from);
+            kept.or_else(|| std::env::var_os(name))
+        })?;
+        let mut config = Self::checked(file, &document, path)?;
+        let count = kept.count();
+        if count > 0 {
+            let variables = config.source.variables;
+            config.source.variables = variables.saturating_sub(count);
+            config.source.kept = Some(kept.path);
+        }
+        Ok(config)
     }
 
     #[cfg(test)]
@@ -170,18 +201,22 @@ impl Config {
         let rules = Rules::new(file.endpoint, &file.allow);
         let limits = file.limits.validate();
         limits.map_err(|mistake| document.reject(mistake))?;
+        let kerberos = file.kerberos.validate();
+        kerberos.map_err(|mistake| document.reject(mistake))?;
         Ok(Self {
             path: path.to_owned(),
             source: document.source(),
             relay: file.relay,
             bridge: file.bridge,
             targets: file.targets,
+            kerberos: file.kerberos,
             limits: file.limits,
             deliveries: file.deliveries,
             signed_calls: file.signed_calls,
             audit: file.audit,
             metrics: file.metrics,
-            log: file.log,
+            update: file.update,
+            log: of_process(file.log),
             rules: rules.map_err(|mistake| document.reject(mistake))?,
         })
     }
@@ -200,6 +235,12 @@ impl Config {
             Some(dir) if !dir.trim().is_empty() => Ok(runtime::config::base_of(path).join(dir)),
             Some(_) | None => Err(error),
         }
+    }
+
+    /// Returns a key of a section as text, from the environment or the file, also when the rest of the config has
+    /// mistakes.
+    pub(crate) fn value_of(path: &Path, section: &str, key: &str) -> Option<String> {
+        ENVIRONMENT.value_of::<File>(path, section, key)
     }
 
     /// Returns the CA files that the config names, each with its key.
@@ -242,6 +283,25 @@ impl Config {
     pub(crate) fn warn_of_unknown_variables() {
         ENVIRONMENT.warn_of_unknown::<File>();
     }
+}
+
+/// Returns where this process logs. A service of Windows has no standard error, so it logs into the data directory unless
+/// the config names a file.
+fn of_process(mut log: LogSection) -> LogSection {
+    if cfg!(windows) && is_windows_service() {
+        log.file = log.file.or_else(|| SERVICE_LOG.parse().ok());
+    }
+    log
+}
+
+#[cfg(windows)]
+fn is_windows_service() -> bool {
+    bridge_windows::service::Control::current().is_some()
+}
+
+#[cfg(not(windows))]
+fn is_windows_service() -> bool {
+    false
 }
 
 #[cfg(test)]

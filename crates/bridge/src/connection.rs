@@ -266,6 +266,9 @@ impl Connection {
         if let Some(RefusedCode::StaleEpoch { current }) = error.refused() {
             return self.number_is_stale(current, &relay);
         }
+        if let Some(accepted) = error.accepted_versions() {
+            self.state.relay.versions.learn(accepted);
+        }
         let text = error_chain(error);
         let wait = self.reconnect.next_wait(error.retry_after());
         if !error.needs_operator() {

@@ -13,6 +13,7 @@
 pub(crate) mod alm;
 mod inject;
 mod origin;
+mod own_key;
 pub(crate) mod store;
 
 pub(crate) use inject::{Cleaner, Injection};
@@ -29,7 +30,6 @@ use http_client::ClientCert;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use transport::dial::Proxy;
 
 /// Credentials in one store.
 pub(crate) const CREDENTIALS_MAX: usize = 256;
@@ -214,38 +214,6 @@ impl Credentials {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.0.values()
     }
-}
-
-/// Adds the credential that the config names to a proxy.
-///
-/// # Errors
-/// [`ProxyCredentialError`]: the name is unknown, or of another kind.
-pub(crate) fn with_credential(
-    proxy: Proxy,
-    name: Option<&str>,
-    credentials: &Credentials,
-) -> Result<Proxy, ProxyCredentialError> {
-    let Some(name) = name else { return Ok(proxy) };
-    match credentials.get(name).map(|credential| &credential.kind) {
-        // The origins are not checked here: the config names the proxy and the credential together.
-        Some(Kind::Basic { user, password }) => Ok(proxy.with_basic(user, password.expose())),
-        Some(_) => Err(ProxyCredentialError::Kind(name.to_owned())),
-        None => Err(ProxyCredentialError::Unknown(name.to_owned())),
-    }
-}
-
-/// Why a proxy cannot have its credential.
-#[derive(Debug, thiserror::Error)]
-pub enum ProxyCredentialError {
-    /// There is none of this name.
-    #[error(
-        "proxy_credential: there is no credential named {0}; set it with `integration-bridge credential \
-         set {0} --user U --origin http://the-proxy:3128`"
-    )]
-    Unknown(String),
-    /// It is of another kind.
-    #[error("proxy_credential: {0} must be a `basic` credential; proxies support Basic only")]
-    Kind(String),
 }
 
 /// Loads the credentials from the data directory of a config.

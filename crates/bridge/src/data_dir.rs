@@ -8,7 +8,9 @@
 //! Files are opened relative to the directory's descriptor and without following links (`runtime::files`):
 //! root may run a command on a directory of the bridge's own user.
 
-use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private, make_private_dir, privacy};
+use runtime::files::{
+    Content, Dir, Kind, Owner, Privacy, make_private, make_private_dir, privacy, shown,
+};
 use runtime::shortage::in_words;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
@@ -58,9 +60,10 @@ pub enum DataDirError {
     },
     /// Other users can read a private file.
     #[error(
-        "other users have access to {path} (mode {mode:04o}), which holds a private key, and this user may not \
-         change that; run `chmod {remedy} '{path}'` as its owner, mount the volume so that the bridge's user owns \
-         it, or, if only the bridge uses the volume, set bridge.data_dir_shared = true"
+        "other users have access to {path} ({}), which holds a private key, and this user may not \
+         change that; run {}, mount the volume so that the bridge's user owns \
+         it, or, if only the bridge uses the volume, set bridge.data_dir_shared = true",
+        shown(*.mode), runtime::files::remedy(Path::new(.path), .remedy)
     )]
     NotPrivate {
         /// The file or directory.

@@ -23,8 +23,9 @@ mod upgrade;
 use self::signed::NonceStore;
 use crate::audit::Audit;
 use crate::config::{Config, HeaderCase};
-use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
+use crate::credentials::Credentials;
 use crate::deliveries::Deliveries;
+use crate::proxy_login::{ProxyCredentialError, Route};
 use crate::quota::Quotas;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
@@ -91,8 +92,8 @@ impl Active {
         own_addresses: Vec<IpAddr>,
         credentials: Arc<Credentials>,
     ) -> Result<Self, ActiveError> {
-        let name = config.targets.proxy_credential.as_deref();
-        let proxy = with_credential(config.targets.proxy.resolve()?, name, &credentials)?;
+        let route = Route::to_targets(&config).resolve()?;
+        let proxy = route.with_login(&credentials)?;
         let key_file = config.signed_calls.public_key_file.as_ref();
         let tenant_key = key_file
             .map(|file| {

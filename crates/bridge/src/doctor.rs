@@ -7,6 +7,9 @@
 //!
 //! It changes nothing. It opens connections, requests the relay's `/healthz`, and sends GET to each endpoint
 //! (`health_path`, or the base URL).
+//!
+//! `doctor --system` is another table: what the bridge needs of a machine, before anything is installed
+//! (`system::requirements`).
 
 mod certificates;
 mod network;
@@ -20,6 +23,25 @@ use report::{Check, Report};
 use std::path::Path;
 
 pub(crate) use report::State;
+pub(crate) use system::requirements::examine as examine_machine;
+
+/// Checks config, identity and the route to the relay. A running bridge and the endpoints do not matter: a new program is
+/// tried by this before it replaces the old one.
+pub(crate) async fn examine_route(config_file: &Path) -> Report {
+    let mut checks = Vec::new();
+    match Config::load(config_file) {
+        Ok(config) => {
+            checks.push(targets::config(&config));
+            network::route(&config, &mut checks).await;
+        }
+        Err(error) => checks.push(Check::fail(
+            "config",
+            error_chain(&error),
+            "correct the file; `integration-bridge config check` reports its mistakes",
+        )),
+    }
+    Report::new(checks)
+}
 
 /// Runs all checks. Takes up to a few minutes if hosts do not respond.
 pub(crate) async fn examine(config_file: &Path) -> Report {

@@ -1,12 +1,16 @@
 //! The bridge's identity: its Ed25519 key, and the names and ids that the relay assigned at pairing.
 //!
 //! ```text
-//! pair:  Key::generate -> the relay registers the public key -> Identity::save
+//! pair:  Key::pending -> the relay registers the public key -> Identity::save
 //! run:   Identity::load -> transport::Identity, which signs each opening
 //! ```
 //!
 //! `identity.json` holds the private key. It is written atomically with mode 0600, and rejected if other
 //! users can read it. The API key that pairing needs is never stored.
+
+mod pending;
+
+pub(crate) use pending::PENDING_FILE;
 
 use crate::data_dir::{DataDir, DataDirError, PrivateDir};
 use base64::Engine as _;

@@ -1,8 +1,8 @@
 //! The files that the bridge writes and reads: `log.file` and `audit.file` may be none of the others.
 
-use crate::config::{Config, FilePath};
+use crate::config::{CA_FILE, Config, FilePath, KEPT_FILE};
 use crate::credentials::store;
-use crate::identity::IDENTITY_FILE;
+use crate::identity::{IDENTITY_FILE, PENDING_FILE};
 use runtime::written;
 pub(crate) use runtime::written::Collision;
 use std::path::PathBuf;
@@ -33,19 +33,28 @@ pub(crate) fn collisions(config: &Config) -> Vec<Collision> {
         .filter_map(|(key, path)| Some((key, path?)))
         .collect();
     let counters = (0..CONNECTIONS_MAX).map(|number| format!("epoch-{number}"));
-    let state = [IDENTITY_FILE, store::FILE, store::OWN_KEY_FILE]
-        .into_iter()
-        .chain(STATE)
-        .map(str::to_owned)
-        .chain(counters)
-        .map(|name| {
-            (
-                "the bridge's own state (bridge.data_dir)".to_owned(),
-                data_dir.join(name),
-            )
-        });
+    let state = [
+        IDENTITY_FILE,
+        PENDING_FILE,
+        store::FILE,
+        store::OWN_KEY_FILE,
+        KEPT_FILE,
+        CA_FILE,
+    ]
+    .into_iter()
+    .chain(STATE)
+    .map(str::to_owned)
+    .chain(counters)
+    .map(|name| {
+        (
+            "the bridge's own state (bridge.data_dir)".to_owned(),
+            data_dir.join(name),
+        )
+    });
     let given = [
         ("bridge.key_file", &config.bridge.key_file),
+        ("kerberos.keytab_file", &config.kerberos.keytab_file),
+        ("kerberos.cache_file", &config.kerberos.cache_file),
         (
             "signed_calls.public_key_file",
             &config.signed_calls.public_key_file,

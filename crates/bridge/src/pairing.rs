@@ -10,9 +10,10 @@
 
 use crate::config::{Config, ConfigError};
 use crate::connection_counter::ConnectionCounter;
-use crate::credentials::{self, Credentials, ProxyCredentialError, StoreError, with_credential};
+use crate::credentials::{self, Credentials, StoreError};
 use crate::data_dir::DataDirError;
-use crate::identity::{self, Identity, IdentityError, Key};
+use crate::identity::{self, Identity, IdentityError, Key, PENDING_FILE};
+use crate::proxy_login::{ProxyCredentialError, Route};
 pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +22,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Limited};
 use http_client::{Connection, RequestBody, ResponseBody, no_answer_of_relay};
+use protocol::Code;
 use protocol::frame::BodyLength;
 use protocol::opening::PairingTranscript;
 use runtime::peer_text::{PeerText, is_plain};
@@ -114,6 +116,19 @@ pub enum PairError {
         /// Where it leads, and what that means.
         why: Diagnosis,
     },
+    /// The pairing file is of another tenant than the relay says, or than the bridge belongs to.
+    #[error(
+        "the pairing file is for the tenant {wanted}, and {whose} {found}: do not use this file, and ask its sender. To \
+         move this bridge to another tenant, name a new bridge.data_dir first"
+    )]
+    OtherTenant {
+        /// The tenant of the file.
+        wanted: String,
+        /// Whose the other tenant is.
+        whose: &'static str,
+        /// The other tenant.
+        found: String,
+    },
     /// The relay rejected it.
     #[error("the relay refused the pairing (HTTP {status}): {advice}{detail}")]
     Refused {
@@ -158,8 +173,9 @@ impl PairResponse {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Problem {
+    code: Option<PeerText>,
     detail: Option<PeerText>,
 }
 
@@ -171,12 +187,41 @@ struct Problem {
 /// # Errors
 /// [`PairError`]; an earlier identity stays valid.
 pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairError> {
+    pair_in(config, api_key, None).await
+}
+
+/// Pairs this bridge like [`pair`], in the tenant that a pairing file names: a file that leads to another one is refused.
+///
+/// # Errors
+/// As [`pair`].
+pub(crate) async fn pair_in(
+    config: &Config,
+    api_key: &ApiKey,
+    tenant: Option<&str>,
+) -> Result<Identity, PairError> {
+    let check = |whose, found: &str| match tenant {
+        Some(wanted) if wanted != found => Err(PairError::OtherTenant {
+            wanted: wanted.to_owned(),
+            whose,
+            found: found.to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    };
     let data_dir = config.bridge.lock_data_dir()?;
     let relay = config.relay.url.to_string();
     let key = match Identity::load(&data_dir) {
         // The relay knows the bridge by this key.
-        Ok(identity) if is_same(&identity.relay, &config.relay.url) => identity.key,
-        Ok(_) | Err(IdentityError::NotPaired { .. }) => Key::generate()?,
+        Ok(identity) if is_same(&identity.relay, &config.relay.url) => {
+            // Before the request: its targets must not become reachable for another tenant of this relay.
+            check("this bridge belongs to", &identity.tenant)?;
+            identity.key
+        }
+        // Stored before the request: after a crash the same key pair asks again, and the relay knows it.
+        Ok(_) | Err(IdentityError::NotPaired { .. }) => {
+            Key::pending(&data_dir, &relay, |before| {
+                is_same(before, &config.relay.url)
+            })?
+        }
         Err(error) => return Err(error.into()),
     };
     let dialer = dialer(config, &*credentials::load(config)?)?;
@@ -187,6 +232,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
             relay: relay.clone(),
             detail: format!("timed out after {RESPONSE_TIMEOUT:?}"),
         })??;
+    check("its key is of", &response.tenant)?;
     let identity = Identity {
         relay,
         tenant: response.tenant,
@@ -196,6 +242,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
         key,
     };
     identity.save(&data_dir)?;
+    data_dir.remove(PENDING_FILE)?;
     // The relay forgot the counters of the earlier pairing, too.
     ConnectionCounter::reset_all(&data_dir)?;
     Ok(identity)
@@ -209,6 +256,15 @@ fn is_same(before: &str, now: &RelayUrl) -> bool {
 
 /// Returns a dialer for the config's relay.
 pub(crate) fn dialer(config: &Config, credentials: &Credentials) -> Result<Dialer, PairError> {
+    dialer_to(config.relay.url.clone(), config, credentials)
+}
+
+/// Returns a dialer for another HTTPS server, which is reached and trusted like the relay.
+pub(crate) fn dialer_to(
+    server: RelayUrl,
+    config: &Config,
+    credentials: &Credentials,
+) -> Result<Dialer, PairError> {
     let extra: Vec<_> = config
         .relay
         .ca_file
@@ -221,9 +277,9 @@ pub(crate) fn dialer(config: &Config, credentials: &Credentials) -> Result<Diale
         ..ClientTls::default()
     }
     .config()?;
-    let name = config.relay.proxy_credential.as_deref();
-    let proxy = with_credential(config.relay.proxy.resolve()?, name, credentials)?;
-    Ok(Dialer::new(config.relay.url.clone(), &tls, proxy))
+    let route = Route::to_relay(config).resolve()?;
+    let proxy = route.with_login(credentials)?;
+    Ok(Dialer::new(server, &tls, proxy))
 }
 
 fn request_body(key: &Key, name: &str, client_id: &str) -> Bytes {
@@ -284,14 +340,18 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
             false => Err(PairError::NotRelay),
         };
     }
-    let detail = serde_json::from_slice::<Problem>(&body)
-        .ok()
-        .and_then(|problem| problem.detail)
-        .map(|detail| bounded(detail.as_str(), DETAIL_MAX_BYTES))
-        .map(|detail| format!(" (the relay reports: {detail})"));
+    let problem = serde_json::from_slice::<Problem>(&body).unwrap_or_default();
+    let detail = problem.detail.map(|detail| {
+        let detail = bounded(detail.as_str(), DETAIL_MAX_BYTES);
+        format!(" (the relay reports: {detail})")
+    });
+    let code = problem.code.as_ref().map(PeerText::as_str);
     Err(PairError::Refused {
         status,
-        advice: advice(status),
+        advice: match code == Some(Code::KeySpent.as_str()) {
+            true => SPENT,
+            false => advice(status),
+        },
         detail: detail.unwrap_or_default(),
     })
 }
@@ -330,9 +390,15 @@ fn remedy(error: &DialError) -> String {
     why.map_or_else(String::new, |why| format!("; {}", why.remedy()))
 }
 
+/// What to do when the relay refuses the key of a pairing file because it was used.
+const SPENT: &str = "this pairing file was used already, and it pairs one bridge only. If it was not used on this machine, tell \
+                     the relay's operator, because there is a copy of it; to pair this machine, ask for another file";
+
 fn advice(status: u16) -> &'static str {
     match status {
-        401 => "the client id or the client secret is wrong, or the API key was revoked",
+        401 => {
+            "the client id or the client secret is wrong, or the API key has expired or was revoked"
+        }
         403 => {
             "this API key may not pair bridges; it needs the role bridge, in a tenant that is active"
         }

@@ -16,6 +16,7 @@ use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
 use crate::health::Health;
 use crate::stats::RuntimeStats;
+use crate::versions::NamedVersions;
 use protocol::frame::{Serves, Windows};
 use protocol::session::{Budget, EndReason};
 use std::collections::VecDeque;
@@ -74,6 +75,8 @@ pub(crate) struct RelayLink {
     pub(crate) budget: Arc<Budget>,
     /// Nodes of the relay, from the latest WELCOME. One connection is used for each.
     pub(crate) nodes: watch::Sender<u16>,
+    /// The versions of bridges that the operator named.
+    pub(crate) versions: NamedVersions,
     dialer: Mutex<Dialer>,
     /// Counts the dialers, so that a connection that waits learns of another one.
     dialers: watch::Sender<u64>,
@@ -92,6 +95,7 @@ impl RelayLink {
             budget,
             // Before the first WELCOME only the first connection is used.
             nodes: watch::Sender::new(1),
+            versions: NamedVersions::default(),
             dialer: Mutex::new(dialer),
             dialers: watch::Sender::new(0),
         }
@@ -257,6 +261,11 @@ impl Lifecycle {
     /// Enters a stage.
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.send_replace(stage);
+    }
+
+    /// Returns the stage.
+    pub(crate) fn stage(&self) -> Stage {
+        *self.stage.borrow()
     }
 
     /// Waits until the bridge is in `stage` or a later one. Cancel safe.

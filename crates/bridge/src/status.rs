@@ -1,6 +1,7 @@
 //! The document that `status` shows. The running bridge creates it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
+use crate::versions::VersionStatus;
 use runtime::output::counted;
 use runtime::peer_text::escape;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use std::fmt;
 pub(crate) struct Status {
     /// The program and its version.
     pub software: String,
+    /// Its version, and those that the operator of the relay named.
+    #[serde(default)]
+    pub version: VersionStatus,
     /// The id of its process.
     pub pid: u32,
     /// Seconds since its start.
@@ -137,6 +141,7 @@ impl fmt::Display for Status {
                 .map(|bytes| format!(", {:.1} MiB", bytes as f64 / 1_048_576.0))
                 .unwrap_or_default()
         )?;
+        writeln!(f, "  {}", escape(&self.version.to_string()))?;
         writeln!(f, "  key {}", escape(&self.key))?;
         writeln!(f, "  config {}", escape(&self.config_file))?;
         if let Some(why) = &self.config_refused {
@@ -243,6 +248,7 @@ impl Status {
     pub(crate) fn example() -> Self {
         Self {
             software: "integration-bridge/0".into(),
+            version: VersionStatus::default(),
             pid: 1,
             uptime_s: 1,
             bridge: "b1".into(),

@@ -1,16 +1,15 @@
-//! Reads the bridge's configs in `deploy/examples`, including those inside Kubernetes manifests.
+//! Reads the bridge's configs in `deploy/examples`, and those in the values of its Helm chart.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use integration_bridge::Config;
 use std::path::{Path, PathBuf};
 
 /// Topics that have a config of the bridge.
-const TOPICS: [&str; 5] = [
+const TOPICS: [&str; 4] = [
     "corporate-proxy",
     "tls-inspection",
     "signed-calls",
     "two-bridges",
-    "kubernetes",
 ];
 
 /// Returns the files in and below a directory.
@@ -27,11 +26,11 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the block scalars of a manifest under a key, like `bridge.toml: |`, without their indentation.
-fn blocks(manifest: &str, key: &str) -> Vec<String> {
+/// Returns the block scalars of a YAML file under a key, like `config: |`, without their indentation.
+fn blocks(yaml: &str, key: &str) -> Vec<String> {
     let opening = format!("{key}: |");
     let indent = |line: &str| line.len() - line.trim_start().len();
-    let lines: Vec<&str> = manifest.lines().collect();
+    let lines: Vec<&str> = yaml.lines().collect();
     let starts = lines.iter().enumerate();
     let starts = starts.filter(|(_, line)| line.trim() == opening);
     starts
@@ -52,23 +51,20 @@ fn example_configs_of_the_bridge_are_valid() {
     for file in files(&root) {
         let name = file.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
-        let configs = match name.rsplit_once('.') {
-            Some((stem, "toml")) if stem.starts_with("bridge") => vec![text],
+        match name.rsplit_once('.') {
+            Some((stem, "toml")) if stem.starts_with("bridge") => {}
             // The relay's test reads these. Another name would be read by neither.
             Some((stem, "toml")) => {
                 assert!(stem.starts_with("relay"), "{}", file.display());
                 continue;
             }
-            Some((_, "yaml")) => blocks(&text, "bridge.toml"),
             Some(_) | None => continue,
-        };
-        for config in configs {
-            if let Err(error) = Config::parse(&config, &file) {
-                panic!("{error}");
-            }
-            let topic = file.parent().unwrap().file_name().unwrap();
-            topics.push(topic.to_str().unwrap().to_owned());
         }
+        if let Err(error) = Config::parse(&text, &file) {
+            panic!("{error}");
+        }
+        let topic = file.parent().unwrap().file_name().unwrap();
+        topics.push(topic.to_str().unwrap().to_owned());
     }
     for topic in TOPICS {
         assert!(
@@ -78,8 +74,28 @@ fn example_configs_of_the_bridge_are_valid() {
     }
 }
 
+/// The keys that a config must have, and which the chart sets by environment variables.
+const SET_BY_THE_CHART: &str = "[relay]\nurl = \"https://relay.example.com\"\n\n[bridge]\nname = \"dc1\"\ndata_dir = \"/data\"\n\n";
+
 #[test]
-fn block_of_a_manifest_ends_with_its_indentation() {
-    let manifest = "data:\n  bridge.toml: |\n    [relay]\n\n    url = 1\n---\nkind: X\n";
-    assert_eq!(blocks(manifest, "bridge.toml"), ["[relay]\n\nurl = 1"]);
+fn chart_configs_of_the_bridge_are_valid() {
+    let chart =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/charts/integration-bridge");
+    let mut configs = 0;
+    for file in files(&chart.join("ci")) {
+        let values = std::fs::read_to_string(&file).unwrap();
+        for config in blocks(&values, "config") {
+            if let Err(error) = Config::parse(&format!("{SET_BY_THE_CHART}{config}"), &file) {
+                panic!("{error}");
+            }
+            configs += 1;
+        }
+    }
+    assert!(configs > 0, "no values of the chart have a config");
+}
+
+#[test]
+fn block_of_a_yaml_file_ends_with_its_indentation() {
+    let values = "data:\n  config: |\n    [relay]\n\n    url = 1\n---\nkind: X\n";
+    assert_eq!(blocks(values, "config"), ["[relay]\n\nurl = 1"]);
 }

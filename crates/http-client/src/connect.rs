@@ -150,8 +150,10 @@ async fn reach(
             Err(error) => return Err(failed(error)),
         }
     }
-    let stream = server.open(limit).await.map_err(failed)?;
-    Ok((stream, Some(proxy.absolute(server, &approved))))
+    let (stream, login) = server.open_for_urls(limit).await.map_err(failed)?;
+    let authority = proxy.authority(&approved);
+    let absolute = Absolute::new(server.clone(), authority, login);
+    Ok((stream, Some(Arc::new(absolute))))
 }
 
 /// Returns the failure for a shortage of this machine: nothing was dispatched, and a retry may succeed.

@@ -123,7 +123,7 @@ impl Connection {
     }
 
     /// Begins HTTP/1.1 on a connection that [`transport::dial::Dialer`] made. The dialer connects to the
-    /// program's own relay and to nothing else, so no policy is asked.
+    /// program's own relay, or to the server that an administrator's `update` names, so no policy is asked.
     ///
     /// # Errors
     /// The I/O error of a stream that was closed meanwhile.

@@ -12,9 +12,9 @@
 //! the proxy a name only where the config asks for it: the proxy would resolve it again, and could reach an
 //! address that the policy never saw.
 //!
-//! Every request in the absolute form carries the proxy's own credential. It goes to the proxy and no further:
-//! `Proxy-Authorization` is a field of one hop, and it is added when a request is sent on a connection to the
-//! proxy, nowhere else.
+//! Requests in the absolute form carry the proxy's own credential: each one with Basic, and the first one of a connection
+//! with NTLM and Negotiate, which authenticate the connection. It goes to the proxy and no further: `Proxy-Authorization`
+//! is a field of one hop, and it is added when a request is sent on a connection to the proxy, nowhere else.
 //!
 //! A proxy that gets requests in the absolute form may write a response of its own before or after the target has
 //! executed the request ([`Absolute::own_failure`]).
@@ -23,10 +23,12 @@ use http::header::{HeaderValue, PROXY_AUTHORIZATION};
 use http::{Request, Response, StatusCode, Uri};
 use policy::{Approved, Host};
 use protocol::{Code, Failure};
+use runtime::secret::Secret;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use transport::dial::{Proxy, ProxyServer};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use transport::dial::{Proxy, ProxyServer, Scheme, UrlLogin};
 
 /// Addresses that the proxy is remembered to refuse CONNECT to. A full set is cleared.
 const REFUSED_MAX: usize = 256;
@@ -108,28 +110,18 @@ impl TargetProxy {
         }
     }
 
-    /// Returns how requests to the target are written on a connection to the proxy.
-    pub(crate) fn absolute(&self, server: &ProxyServer, approved: &Approved) -> Arc<Absolute> {
+    /// Returns the authority in the URLs of requests to the target, on a connection to the proxy.
+    pub(crate) fn authority(&self, approved: &Approved) -> String {
         let target = approved.target();
         let address = approved.socket_addr();
-        let authority = match target.host() {
+        match target.host() {
             Host::Name(_) if self.names => target.authority().to_owned(),
             _ if address.port() == 80 => match address.ip() {
                 std::net::IpAddr::V4(address) => address.to_string(),
                 std::net::IpAddr::V6(address) => format!("[{address}]"),
             },
             _ => address.to_string(),
-        };
-        let authorization = server.authorization().and_then(|text| {
-            let mut value = HeaderValue::from_str(text).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        Arc::new(Absolute {
-            authority,
-            authorization,
-            proxy: server.to_string(),
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
@@ -142,11 +134,62 @@ impl TargetProxy {
 #[derive(Debug)]
 pub(crate) struct Absolute {
     authority: String,
-    authorization: Option<HeaderValue>,
-    proxy: String,
+    server: ProxyServer,
+    login: Login,
+}
+
+/// The login on one connection. `HeaderValue` shows no value that is marked as sensitive.
+#[derive(Debug)]
+enum Login {
+    None,
+    /// Each request carries it.
+    Each(HeaderValue),
+    /// The first request carries it. NTLM and Negotiate authenticate a connection.
+    First {
+        scheme: Scheme,
+        value: HeaderValue,
+        is_sent: AtomicBool,
+        is_accepted: AtomicBool,
+    },
 }
 
 impl Absolute {
+    /// Prepares a connection with this login, for requests to `authority`.
+    pub(crate) fn new(server: ProxyServer, authority: String, login: UrlLogin) -> Self {
+        let sensitive = |text: &Secret| {
+            let mut value = HeaderValue::from_str(text.expose()).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        let login = match login {
+            UrlLogin::None => None,
+            UrlLogin::Each(text) => sensitive(&text).map(Login::Each),
+            UrlLogin::First(scheme, text) => sensitive(&text).map(|value| Login::First {
+                scheme,
+                value,
+                is_sent: AtomicBool::new(false),
+                is_accepted: AtomicBool::new(false),
+            }),
+        };
+        Self {
+            authority,
+            server,
+            // A value that is no field value is one of the config that no proxy accepts.
+            login: login.unwrap_or(Login::None),
+        }
+    }
+
+    /// Returns the field for the next request.
+    fn authorization(&self) -> Option<&HeaderValue> {
+        match &self.login {
+            Login::None => None,
+            Login::Each(value) => Some(value),
+            Login::First { value, is_sent, .. } => {
+                (!is_sent.swap(true, Ordering::Relaxed)).then_some(value)
+            }
+        }
+    }
+
     /// Checks that a request can be written in the absolute form.
     ///
     /// # Errors
@@ -156,7 +199,7 @@ impl Absolute {
         if request.uri().path() != "*" {
             return Ok(());
         }
-        let (proxy, authority) = (&self.proxy, &self.authority);
+        let (proxy, authority) = (&self.server, &self.authority);
         let detail = format!(
             "OPTIONS * needs a tunnel, and the proxy {proxy} gets requests for {authority} by URL: allow CONNECT to it \
              in the proxy, or exclude it with NO_PROXY"
@@ -171,7 +214,7 @@ impl Absolute {
         if let Ok(uri) = Uri::try_from(format!("http://{}{path}", self.authority)) {
             *request.uri_mut() = uri;
         }
-        match &self.authorization {
+        match self.authorization() {
             Some(value) => request
                 .headers_mut()
                 .insert(PROXY_AUTHORIZATION, value.clone()),
@@ -194,15 +237,27 @@ impl Absolute {
     /// and free the nonce of a signed one, as an HTTP/2 target can with REFUSED_STREAM. No other target is
     /// affected: the signature has the target, and the other addresses that are tried are those of the same target.
     pub(crate) fn own_failure<B>(&self, response: &Response<B>) -> Option<(Failure, bool)> {
-        let proxy = &self.proxy;
+        let proxy = &self.server;
         if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            let why = match self.authorization {
-                Some(_) => "does not accept the user and password",
-                None => "requires a user and password",
+            if let Login::First { scheme, .. } = &self.login {
+                proxy.note_rejected(*scheme);
+            }
+            let why = match self.login {
+                Login::Each(_) | Login::First { .. } => "does not accept the user and password",
+                Login::None => "requires a user and password",
             };
             let detail = format!("the proxy {proxy} {why} (targets.proxy_credential)");
             let failure = Failure::not_dispatched(Code::TargetRefused, detail);
             return Some((failure, false));
+        }
+        if let Login::First {
+            scheme,
+            is_accepted,
+            ..
+        } = &self.login
+            && !is_accepted.swap(true, Ordering::Relaxed)
+        {
+            proxy.note_accepted(*scheme);
         }
         let name = response.headers().get("x-squid-error")?.to_str().ok()?;
         if response.status().as_u16() < 400 {
@@ -244,6 +299,13 @@ mod tests {
         TargetProxy::new(proxy, names)
     }
 
+    /// Returns a connection with Basic.
+    fn absolute(proxy: &TargetProxy, approved: &Approved) -> Absolute {
+        let server = proxy.server_for(approved).unwrap().clone();
+        let login = UrlLogin::Each(Secret::new("Basic bWU6c2VzYW1l"));
+        Absolute::new(server, proxy.authority(approved), login)
+    }
+
     #[test]
     fn proxy_gets_names_only_where_configured() {
         for (host, names, method, authority) in [
@@ -259,8 +321,7 @@ mod tests {
                 proxy.method(&approved, Purpose::Upgrade),
                 Method::TunnelFirst
             );
-            let server = proxy.server_for(&approved).unwrap();
-            assert_eq!(proxy.absolute(server, &approved).authority, authority);
+            assert_eq!(proxy.authority(&approved), authority);
             proxy.note_refused(&approved);
             assert_eq!(proxy.method(&approved, Purpose::Http), Method::Absolute);
         }
@@ -269,7 +330,7 @@ mod tests {
     #[test]
     fn absolute_request_carries_the_proxy_credential() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
-        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let absolute = absolute(&proxy, &approved);
         let mut request = Request::builder()
             .uri("/a%2Fb;c?x=%20")
             .header("proxy-authorization", "forged")
@@ -285,9 +346,35 @@ mod tests {
     }
 
     #[test]
+    fn first_request_carries_the_login_of_a_connection() {
+        let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
+        let server = proxy.server_for(&approved).unwrap().clone();
+        let login = UrlLogin::First(Scheme::Ntlm, Secret::new("NTLM eA=="));
+        let absolute = Absolute::new(server.clone(), proxy.authority(&approved), login);
+        let value = |absolute: &Absolute| {
+            let request = Request::builder()
+                .uri("/")
+                .header("proxy-authorization", "x");
+            let mut request = request.body(()).unwrap();
+            absolute.apply(&mut request);
+            request.headers().get(PROXY_AUTHORIZATION).cloned()
+        };
+        assert_eq!(value(&absolute).unwrap(), "NTLM eA==");
+        assert_eq!(value(&absolute), None);
+        assert!(!format!("{absolute:?}").contains("eA=="));
+        // It counts as accepted only once the proxy has let a request pass.
+        assert_eq!(server.seen().used, None);
+        let response = |status: u16| Response::builder().status(status).body(()).unwrap();
+        assert!(absolute.own_failure(&response(407)).is_some());
+        assert_eq!(server.seen().used, None);
+        assert!(absolute.own_failure(&response(200)).is_none());
+        assert_eq!(server.seen().used, Some(Scheme::Ntlm));
+    }
+
+    #[test]
     fn options_asterisk_has_no_absolute_form() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
-        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let absolute = absolute(&proxy, &approved);
         let check = |uri: &str| {
             let request = Request::builder().method("OPTIONS").uri(uri);
             absolute.check(&request.body(()).unwrap())
@@ -308,7 +395,7 @@ mod tests {
     #[test]
     fn proxy_own_responses_are_failures() {
         let (proxy, approved) = (proxy(false), approved("10.0.0.1"));
-        let absolute = proxy.absolute(proxy.server_for(&approved).unwrap(), &approved);
+        let absolute = absolute(&proxy, &approved);
         let failure = |status: u16, error: Option<&str>| {
             let mut response = Response::builder().status(status);
             if let Some(error) = error {

@@ -1,13 +1,23 @@
 //! The resident memory of the process, and the return of free memory to the system.
 //!
-//! This crate has the only unsafe code of the product: three calls of the C library, which take numbers and no
-//! pointer.
+//! With `bridge-windows` this crate has the only unsafe code of the product: three calls of the C library, which take numbers
+//! and no pointer.
 
-/// Returns the resident memory of this process in bytes, or `None` on systems without `/proc`.
+/// Returns the resident memory of this process in bytes, or `None` on systems that do not report it.
 ///
-/// It reads a file of the kernel and does not wait for a disk.
+/// It asks the kernel and does not wait for a disk.
 #[must_use]
 pub fn resident() -> Option<u64> {
+    #[cfg(windows)]
+    let bytes = bridge_windows::system::resident();
+    #[cfg(not(windows))]
+    let bytes = of_proc();
+    bytes
+}
+
+/// Reads a file of the kernel.
+#[cfg(not(windows))]
+fn of_proc() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()

@@ -240,6 +240,8 @@ codes! {
     DirectoryStale = 29, "directory_stale", 503 { from: Relay, retry: Elsewhere, wait_s: 5, journal: false, exchange: false }
     /// A request with this idempotency key was started, and its outcome is unknown.
     OutcomeUnknown = 30, "outcome_unknown", 409 { from: Relay, retry: Elsewhere, wait_s: 0, journal: false, exchange: false }
+    /// The key of a pairing file has paired a bridge already.
+    KeySpent = 31, "key_spent", 403 { from: Relay, retry: Elsewhere, wait_s: 0, journal: false, exchange: false }
 }
 
 impl fmt::Display for Code {

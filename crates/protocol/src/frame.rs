@@ -35,8 +35,9 @@ use crate::code::Failure;
 use crate::limits::{
     DATA_MAX_BYTES, FRAME_MAX_BYTES, FRAME_MAX_BYTES_V1, HEAD_MAX_BYTES_V1, HEADER_BYTES,
 };
+use crate::version::AcceptedVersions;
 use bytes::{Buf, Bytes, BytesMut};
-use control::WireReset;
+use control::{WireReset, WireVersions};
 
 /// Bytes of the proof after a [`Hello`]: an Ed25519 signature.
 pub const PROOF_BYTES: usize = 64;
@@ -66,6 +67,7 @@ mod kind {
     pub(super) const STATUS: u8 = 0x32;
     pub(super) const GOAWAY: u8 = 0x33;
     pub(super) const REPORT: u8 = 0x34;
+    pub(super) const VERSIONS: u8 = 0x35;
 }
 
 /// Why bytes are not a valid frame. It is always the sender's fault, and ends the session (W-43).
@@ -167,6 +169,8 @@ pub enum Frame {
     GoAway(GoAway),
     /// The bridge's health. Peers that do not know this frame skip it.
     Report(Box<Report>),
+    /// The versions of bridges that the relay's operator names. Peers that do not know this frame skip it.
+    Versions(Box<AcceptedVersions>),
 }
 
 /// The offset of the flags in a frame.
@@ -374,6 +378,11 @@ impl Frame {
             Self::Report(report) => {
                 let mut out = start(kind::REPORT, FLAG_SKIPPABLE, 0, 64);
                 serial::encode(report, &mut out)?;
+                Ok(out.into())
+            }
+            Self::Versions(versions) => {
+                let mut out = start(kind::VERSIONS, FLAG_SKIPPABLE, 0, 64);
+                serial::encode(&WireVersions::new(versions), &mut out)?;
                 Ok(out.into())
             }
         }

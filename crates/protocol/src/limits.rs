@@ -42,6 +42,9 @@ pub const CONTEXT_LABEL_MAX_BYTES: usize = 128;
 /// Bytes of a failure's detail; longer ones are truncated.
 pub const DETAIL_MAX_BYTES: usize = 512;
 
+/// Bytes of a version in VERSIONS (W-70).
+pub const VERSION_MAX_BYTES: usize = 64;
+
 /// Endpoint names in HELLO and STATUS.
 pub const SERVES_ENDPOINTS_MAX: usize = 256;
 

@@ -31,6 +31,7 @@ pub use event::{Event, OpenError, Read, SendCapacity};
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{HEADER_BYTES, RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
+use crate::version::AcceptedVersions;
 use bytes::Bytes;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
@@ -111,6 +112,7 @@ pub struct Session {
     timers: Timers,
     serves: Arc<Serves>,
     report: Option<Arc<Report>>,
+    versions: Option<Arc<AcceptedVersions>>,
     local_goaway: Option<GoAway>,
     peer_goaway: Option<GoAway>,
     drained_emitted: bool,
@@ -174,6 +176,7 @@ impl Session {
             timers,
             serves: Arc::new(serves),
             report: None,
+            versions: None,
             local_goaway: None,
             peer_goaway: None,
             drained_emitted: false,
@@ -206,6 +209,11 @@ impl Session {
     /// Relay: returns the bridge's last REPORT, if it is about what the bridge serves now.
     pub fn report(&self) -> Option<Arc<Report>> {
         self.report.clone()
+    }
+
+    /// Bridge: returns the versions that the relay named last on this session (W-70).
+    pub fn versions(&self) -> Option<Arc<AcceptedVersions>> {
+        self.versions.clone()
     }
 
     /// Returns why the session ended, once it has.
@@ -283,6 +291,16 @@ impl Session {
             return false;
         }
         self.push_frame(&Frame::Report(Box::new(report.truncated())));
+        true
+    }
+
+    /// Relay: names the versions of bridges that its operator wants (W-70). Returns whether they were queued.
+    pub fn send_versions(&mut self, versions: AcceptedVersions) -> bool {
+        // As for a report.
+        if self.ended.is_some() || self.outbox.len() >= RESULTS_QUEUED_MAX {
+            return false;
+        }
+        self.push_frame(&Frame::Versions(Box::new(versions)));
         true
     }
 

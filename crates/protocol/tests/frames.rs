@@ -17,6 +17,7 @@ use protocol::limits::{
     ABANDONED_MAX, DATA_MAX_BYTES, DETAIL_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES,
     NAME_MAX_BYTES, SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX,
 };
+use protocol::version::AcceptedVersions;
 use protocol::{Code, Execution, Failure};
 
 fn windows() -> impl Strategy<Value = Windows> {
@@ -296,6 +297,7 @@ fn life() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(Frame::Pong),
         serves().prop_map(Frame::Status),
         report().prop_map(|report| Frame::Report(Box::new(report))),
+        versions().prop_map(|versions| Frame::Versions(Box::new(versions))),
         (option::of(any::<u32>()), reason, any::<u32>()).prop_map(
             |(last_stream, reason, retry_after_ms)| Frame::GoAway(GoAway {
                 last_stream,
@@ -304,6 +306,20 @@ fn life() -> impl Strategy<Value = Frame> {
             })
         ),
     ]
+}
+
+fn versions() -> impl Strategy<Value = AcceptedVersions> {
+    let version = || {
+        let text = "(0|[1-9][0-9]{0,8})\\.(0|[1-9][0-9]{0,8})\\.(0|[1-9][0-9]{0,8})(-[a-z][a-z0-9-]{0,8}){0,1}";
+        option::of(text.prop_map(|text| text.parse().unwrap()))
+    };
+    (version(), version(), any::<bool>()).prop_map(|(newest, oldest, is_enforced)| {
+        AcceptedVersions {
+            newest,
+            oldest,
+            is_enforced,
+        }
+    })
 }
 
 fn report() -> impl Strategy<Value = Report> {

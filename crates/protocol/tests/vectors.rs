@@ -71,10 +71,11 @@ fn every_frame_type_has_a_valid_vector() {
         "STATUS",
         "GOAWAY",
         "REPORT",
+        "VERSIONS",
     ] {
         assert!(kinds.contains(kind), "{kind}");
     }
-    assert_eq!(kinds.len(), 19);
+    assert_eq!(kinds.len(), 20);
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn limits_in_the_document_match_the_code() {
         CONTEXT_ID_MAX_BYTES as Bytes64,
         CONTEXT_LABEL_MAX_BYTES as Bytes64,
         DETAIL_MAX_BYTES as Bytes64,
+        VERSION_MAX_BYTES as Bytes64,
         SERVES_ENDPOINTS_MAX as Count,
         SERVES_HOSTS_MAX as Count,
         ABANDONED_MAX as Count,

@@ -34,6 +34,7 @@ pub(crate) mod notices;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod pairing;
+pub(crate) mod pairing_files;
 pub(crate) mod query;
 pub(crate) mod secrets;
 pub(crate) mod services;

@@ -2,7 +2,7 @@
 //!
 //! Commands open the same database as a running relay, which notices changes within half a second. Results
 //! go to standard output, logs and errors to standard error. Exit codes: 0 success, 1 failure, 2 invalid
-//! command line, 4 an audit record that proves nothing.
+//! command line, 4 an audit record that proves nothing, 5 `serve` with a config that must be corrected first.
 
 mod args;
 mod audit_words;
@@ -11,9 +11,11 @@ mod bridge;
 mod check;
 mod control;
 mod first_key;
+mod health;
 mod key;
 mod log;
 mod output;
+mod pairing_file;
 mod serve;
 mod site;
 mod tenant;
@@ -32,6 +34,9 @@ use transport::workers::WorkerShare;
 /// Exit code of `audit verify`: no defect was found, but rows may be missing.
 const UNPROVED: u8 = 4;
 
+/// Exit code of `serve`: the config must be corrected before another start can succeed.
+const NEEDS_CORRECTION: u8 = 5;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -49,6 +54,8 @@ enum CliError {
     NoDatabase(PathBuf),
     #[error("the config was not reloaded: {0}")]
     Control(#[from] control::ControlError),
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     #[error("the output cannot be written: {0}")]
     Output(std::io::Error),
     #[error(
@@ -79,6 +86,13 @@ enum CliError {
         source: std::io::Error,
     },
     #[error("{0}")]
+    Contact(String),
+    #[error("cannot write the pairing file {}; it must be a new file", .path.display())]
+    PairingFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{0}")]
     Backup(String),
     #[error("{0}")]
     Environment(String),
@@ -103,6 +117,7 @@ pub fn main() -> ExitCode {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         Args::command().error(kind, mistake).exit();
     }
+    let is_serve = matches!(args.command, Command::Serve);
     let result = run(args);
     // The process exits next, and the log writer is a thread that would be killed.
     runtime::log::flush();
@@ -114,6 +129,10 @@ pub fn main() -> ExitCode {
             runtime::output::complain(&chain(&error));
             match error {
                 CliError::AuditUnproved(_) => ExitCode::from(UNPROVED),
+                CliError::Config(error) if is_serve && error.needs_correction() => {
+                    ExitCode::from(NEEDS_CORRECTION)
+                }
+                CliError::Collision(_) if is_serve => ExitCode::from(NEEDS_CORRECTION),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -139,8 +158,19 @@ fn chain(error: &dyn StdError) -> String {
 fn run(args: Args) -> Result<(), CliError> {
     let path = &args.config;
     // Needs no config, so that it runs on any machine.
-    if let Command::Openapi = &args.command {
-        return output::text(crate::api::openapi::text());
+    match &args.command {
+        Command::Openapi => return output::text(crate::api::openapi::text()),
+        Command::Man(pages) => {
+            let written = manual::write_pages(Args::command(), &pages.dir);
+            let written = written.map_err(CliError::Output)?.len();
+            let dir = pages.dir.display();
+            let pages = runtime::output::counted(written, "page");
+            return output::lines(&[format!("{pages} written to {dir}")]);
+        }
+        Command::Completions(of) => {
+            return output::text(&manual::completions(Args::command(), of.shell));
+        }
+        _ => {}
     }
     if let Command::Config(ConfigCommand::Check) = &args.command {
         let config = Config::load(path)?;
@@ -159,20 +189,27 @@ fn run(args: Args) -> Result<(), CliError> {
         control::send(&config, &control::Request::Reload)?;
         return output::lines(&["The running relay has read its config again."]);
     }
+    if let Command::Health { ready } = &args.command {
+        return health::run(&config, *ready);
+    }
     let runtime = transport::workers::builder(WorkerShare::AllButOne)
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
         match args.command {
             Command::Serve => serve::run(config, path).await,
-            Command::Config(ConfigCommand::Check) | Command::Reload => Ok(()),
+            Command::Config(ConfigCommand::Check) | Command::Reload | Command::Health { .. } => {
+                Ok(())
+            }
             // The first tenant may be created before the first start; all other commands need an existing
             // database.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
                 tenant::run(&open_or_create(&config.database).await?, command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
-            Command::Key(command) => key::run(&open(&config.database).await?, command).await,
+            Command::Key(command) => {
+                key::run(&open(&config.database).await?, &config, command).await
+            }
             Command::Bridge(command) => {
                 bridge::run(&open(&config.database).await?, &config, command).await
             }
@@ -189,7 +226,8 @@ fn run(args: Args) -> Result<(), CliError> {
             }
             Command::Backup { file } => backup::backup(&config, &file).await,
             Command::Restore { file, replace } => backup::restore(&config, &file, replace).await,
-            Command::Openapi => output::text(crate::api::openapi::text()),
+            // Done above, without a config.
+            Command::Openapi | Command::Man(_) | Command::Completions(_) => Ok(()),
         }
     })
 }
@@ -264,6 +302,7 @@ mod tests {
             "r tenant delete acme --yes",
             "r tenant direct acme --allow https://hooks.example.com/*",
             "r key create --role site-admin",
+            "r key create --tenant acme --role bridge --bridge dc1 --bundle f --relay-url https://a --ca-file c",
             "r key create --tenant acme --role caller --expires 90d --host *.corp.example",
             "r key rotate ibk_1 --overlap 1h --json",
             "r audit list --tenant acme --limit 5",
@@ -272,7 +311,10 @@ mod tests {
             "r backup b.db",
             "r restore b.db --replace",
             "r reload --config a.toml",
+            "r health --ready --config a.toml",
             "r openapi",
+            "r man --dir pages",
+            "r completions fish",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
@@ -298,9 +340,11 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(says), "{line}: {error}");
         }
-        let line = "r key create --tenant acme --role caller --existing join";
-        let parsed = Args::try_parse_from(line.split(' ')).unwrap();
-        assert!(parsed.mistake().is_some());
+        for option in ["--existing join", "--bundle f"] {
+            let line = format!("r key create --tenant acme --role caller {option}");
+            let parsed = Args::try_parse_from(line.split(' ')).unwrap();
+            assert!(parsed.mistake().is_some(), "{line}");
+        }
     }
 
     #[test]

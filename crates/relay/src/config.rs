@@ -7,6 +7,7 @@
 //! A new key needs its field, its use, and a line in `deploy/examples/relay.toml` and `relay.env`. A key that a
 //! reload may change has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
 
+mod bridges;
 mod deliveries;
 mod direct;
 mod endpoints;
@@ -20,6 +21,7 @@ mod telemetry;
 mod tunnel;
 mod weights;
 
+pub use bridges::Bridges;
 pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
 pub use endpoints::Endpoints;
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use storage::StorageTable;
+use transport::dial::RelayUrl;
 
 /// The variables that override the file.
 pub(crate) const ENVIRONMENT: Environment = Environment {
@@ -86,6 +89,8 @@ pub struct Config {
     pub calls: Calls,
     /// `[notices]`.
     pub notices: Notices,
+    /// `[bridges]`.
+    pub bridges: Bridges,
     /// `[limits]`.
     pub limits: Limits,
     /// `[weights]`.
@@ -105,6 +110,11 @@ pub struct Config {
 
 fn is_present<S: Serializer>(tls: &Option<Tls>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bool(tls.is_some())
+}
+
+fn url_as_text<S: Serializer>(url: &Option<RelayUrl>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = url.as_ref().map(ToString::to_string);
+    serializer.serialize_str(&text.unwrap_or_default())
 }
 
 fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
@@ -127,6 +137,12 @@ pub struct Listen {
     pub admin: Option<SocketAddr>,
     /// The names (`host` or `host:port`) by which bridges may dial; empty for any. Defaults to any.
     pub authorities: Vec<String>,
+    /// The URL by which bridges dial, for pairing files. Defaults to the only one of `authorities`.
+    #[serde(serialize_with = "url_as_text")]
+    pub public_url: Option<RelayUrl>,
+    /// The CA of the certificate that bridges see there, for pairing files, if it is not a public one. Defaults to that
+    /// of `[tls]`.
+    pub public_ca_file: Option<PathBuf>,
     /// Whether a load balancer in front terminates TLS, so that tunnels may arrive without it. Defaults to
     /// false.
     pub behind_balancer: bool,
@@ -176,6 +192,8 @@ struct File {
     #[serde(default)]
     notices: Notices,
     #[serde(default)]
+    bridges: Bridges,
+    #[serde(default)]
     limits: Limits,
     #[serde(default)]
     weights: Weights,
@@ -207,6 +225,7 @@ impl File {
         self.deliveries.validate()?;
         self.calls.validate()?;
         self.directory.validate()?;
+        self.bridges.validate()?;
         self.telemetry.validate()?;
         Ok(Config {
             source: Source::default(),
@@ -220,6 +239,7 @@ impl File {
             audit: self.audit,
             calls: self.calls,
             notices: self.notices,
+            bridges: self.bridges,
             limits: self.limits,
             weights: self.weights,
             hops: self.hop_headers,
@@ -302,6 +322,7 @@ impl Config {
             audit: Audit::default(),
             calls: Calls::default(),
             notices: Notices::default(),
+            bridges: Bridges::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
             weights: Weights::default(),

@@ -5,6 +5,7 @@
 use crate::access::Principal;
 use crate::audit::recorder::Auditing;
 use crate::auth::Authenticator;
+use crate::bridge_versions::BridgeVersions;
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::deliveries::Deliveries;
@@ -18,6 +19,7 @@ use crate::serving::Serving;
 use crate::telemetry::Spans;
 use crate::throttle::LogRateLimiter;
 use protocol::Code;
+use runtime::liveness::Liveness;
 use std::net::IpAddr;
 use std::sync::Arc;
 use store::Readiness;
@@ -50,6 +52,8 @@ pub(crate) struct ControlPlane {
     pub(crate) services: ServiceReports,
     /// Endpoint names that bridges declare and do not own.
     pub(crate) ownership: Ownership,
+    /// The versions of bridges that the operator wants, and the bridges that are older.
+    pub(crate) bridge_versions: BridgeVersions,
     /// Wakes the task that looks for causes of notices, for a cause that cannot wait for the next round.
     pub(crate) notices_wanted: Notify,
     /// Whether the database can be written.
@@ -58,6 +62,8 @@ pub(crate) struct ControlPlane {
     pub(crate) metrics: Arc<Metrics>,
     /// Rate limiter for log lines about refused tunnels.
     pub(crate) refused_tunnels: LogRateLimiter,
+    /// Guards the accept loops and the keeper of the lease, for the service manager's watchdog.
+    pub(crate) liveness: Liveness,
 }
 
 impl ControlPlane {
@@ -97,10 +103,12 @@ impl ControlPlane {
             )),
             services: ServiceReports::default(),
             ownership: Ownership::default(),
+            bridge_versions: BridgeVersions::new(config.bridges.accepted()),
             notices_wanted: Notify::new(),
             readiness: Readiness::default(),
             serving: Serving::new(),
             refused_tunnels: LogRateLimiter::default(),
+            liveness: Liveness::default(),
             node,
             directory,
             deliveries,

@@ -11,7 +11,7 @@
 //! | plane | state | modules |
 //! | --- | --- | --- |
 //! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `progress`, `registry`, `routing`, `sending` |
-//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `recent_calls`, `serving`, `vault` |
+//! | control | `control_plane` | `api`, `audit`, `auth`, `bridge_versions`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `recent_calls`, `serving`, `vault` |
 //! | edge: sees both | | `calls`, `cli`, `reload`, `running`, `service`, `tunnel` |
 //! | shared: sees neither | | `access`, `config`, `metrics`, `request_name`, `storage`, `telemetry`, `throttle`, `trace` |
 //!
@@ -23,6 +23,7 @@ mod api;
 mod audit;
 mod auth;
 mod body;
+mod bridge_versions;
 mod calls;
 mod capacity;
 pub mod cli;

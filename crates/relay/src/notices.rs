@@ -6,6 +6,7 @@
 //! stored, signed, retried. A notice about an offline bridge does not wait for that bridge: it takes
 //! another route, or only the API shows it.
 
+use crate::bridge_versions::Outdated;
 use crate::config::Tls;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::SubmittedCall;
@@ -18,6 +19,7 @@ use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::SITE;
 use crate::storage::{StorageError, now};
 use policy::Target;
+use protocol::version::AcceptedVersions;
 use runtime::time::rfc3339;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -196,6 +198,7 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
     let paused: Vec<Cause> = is_paused.then(paused_cause).into_iter().collect();
     settle(state, "deliveries_paused", &paused).await?;
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
+    settle(state, "pairing_file_reused", &storage.keys_reused().await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
     let outage = state.directory.take_outage();
     let outages: Vec<Cause> = outage.into_iter().map(outage_cause).collect();
@@ -209,6 +212,15 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
     let conflicts: Vec<Cause> = conflicts.map(conflict_cause).collect();
     let raised = settle(state, "endpoint_conflict", &conflicts).await?;
     record_events(state, "endpoint.conflict", raised).await;
+    let accepted = state.bridge_versions.accepted();
+    let outdated = state
+        .bridge_versions
+        .outdated(&state.data.registry, now_instant);
+    let outdated: Vec<Cause> = outdated
+        .into_iter()
+        .map(|outdated| outdated_cause(outdated, &accepted))
+        .collect();
+    settle(state, "bridge_outdated", &outdated).await?;
     let soon = certificate(state, span(config.certificate_expires_within));
     settle(state, "certificate_expires", &soon).await?;
     storage.forget_notices(now_s - KEPT_S).await
@@ -259,6 +271,29 @@ fn conflict_cause(conflict: Conflict) -> Cause {
         ),
         object: name.to_string(),
         tenant: conflict.owner.tenant,
+    }
+}
+
+fn outdated_cause(outdated: Outdated, accepted: &AcceptedVersions) -> Cause {
+    let Outdated {
+        owner,
+        software,
+        is_refused,
+    } = outdated;
+    let name = &owner.name;
+    let oldest = accepted.oldest.as_ref();
+    let oldest = oldest.map_or_else(String::new, |oldest| format!(" ({oldest})"));
+    let effect = match is_refused {
+        true => "the relay refuses it",
+        false => "it still works",
+    };
+    Cause {
+        detail: format!(
+            "the bridge {name} runs {software}, which is older than bridges.version_oldest{oldest}; {effect}. Update it: \
+             integration-bridge update --help"
+        ),
+        object: name.to_string(),
+        tenant: owner.tenant,
     }
 }
 

@@ -54,6 +54,9 @@ fn try_apply(
         acceptor.replace(ready);
     }
     state.data.set_limits(config.limits.clone());
+    state
+        .bridge_versions
+        .replace(config.bridges.accepted(), &state.data.registry);
     Ok(())
 }
 
@@ -110,6 +113,7 @@ mod tests {
         assert_eq!(change(&old.clone()), None);
         let mut new = old.clone();
         new.limits.call_timeout = crate::config::ConfigDuration::secs(7);
+        new.bridges.version_newest = "1.4.0".parse().ok();
         new.tls = Some(Tls::Files {
             cert_file: "cert".into(),
             key_file: "key".into(),

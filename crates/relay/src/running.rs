@@ -19,17 +19,20 @@ use crate::generation::Generation;
 use crate::listener::tls::Acceptor;
 use crate::listener::tls::TlsError;
 use crate::reload::{self, ReloadError};
+use crate::serving;
 use crate::storage::{ApiKey, Existing, Role, Secret, ServingLock, Storage, StorageError, Tenant};
 use crate::telemetry::TelemetryError;
 use crate::vault::KeyFileError;
 use keeper::ActivateError;
+use runtime::output::counted;
+use runtime::service_manager::ServiceManager;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
@@ -177,11 +180,34 @@ impl RunningRelay {
         &self.state
     }
 
+    /// Reports to the service manager until the returned tasks are dropped: a ping while the accept loops and the keeper
+    /// of the lease make progress, and the status line.
+    pub(crate) fn report_to(&self, manager: &ServiceManager) -> JoinSet<()> {
+        let state = self.state.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(state.liveness.clone().keep_alive(manager.clone()));
+        tasks.spawn(manager.clone().follow(move || status_line(&state)));
+        tasks
+    }
+
     /// Applies another config to everything that begins from now on.
     ///
     /// # Errors
     /// [`ReloadError`]; nothing was changed.
     pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
         reload::take(&self.state, self.acceptor.as_ref(), config)
+    }
+}
+
+/// Returns the state of a relay in one line, as `systemctl status` shows it.
+fn status_line(state: &ControlPlane) -> String {
+    let running = counted(state.data.exchanges.count(), "request");
+    match state.serving.role() {
+        serving::Role::Active { .. } => {
+            let tunnels = counted(state.data.registry.count(), "tunnel");
+            format!("serving: {tunnels}, {running} in progress")
+        }
+        serving::Role::Standby { .. } => state.serving.why(),
+        serving::Role::Leaving => format!("draining: {running} in progress"),
     }
 }

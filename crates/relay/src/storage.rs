@@ -89,6 +89,11 @@ pub enum StorageError {
     /// The API key was revoked or expired meanwhile, or its tenant was suspended.
     #[error("the API key is no longer valid")]
     KeyGone,
+    /// The API key is that of a pairing file, and has paired a bridge already.
+    #[error(
+        "the key of this pairing file has paired a bridge already, and it pairs one only: create another pairing file"
+    )]
+    KeySpent,
     /// The operating system returned no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
@@ -112,6 +117,7 @@ impl From<StorageError> for Failure {
             StorageError::Invalid(_) => Self::not_sent(Code::InvalidRequest, detail),
             StorageError::Changed => Self::not_sent(Code::PreconditionFailed, detail),
             StorageError::KeyGone => Self::not_sent(Code::Unauthorized, detail),
+            StorageError::KeySpent => Self::not_sent(Code::KeySpent, detail),
             StorageError::Store(StoreError::LeaseLost) => Self::not_sent(Code::Standby, detail),
             // Details of the database are for the log, not for callers.
             StorageError::Store(StoreError::Unavailable(_)) => {

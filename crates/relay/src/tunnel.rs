@@ -18,6 +18,7 @@ use crate::serving::Role;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, VERSION_MIN, Welcome};
 use protocol::session::EndReason;
+use protocol::version::AcceptedVersions;
 use runtime::peer_text::PeerText;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,12 @@ use transport::handshake::{Candidate, ChannelBinding, Io, SessionDriver, relay_o
 
 /// When a bridge may retry that was refused because a limit was reached. It adds random jitter.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
+
+/// When a bridge may retry that was refused because its program is too old: an administrator has to update it first.
+const RETRY_OUTDATED: Duration = Duration::from_secs(5 * 60);
+
+/// The reason of that refusal in logs and metrics.
+const TOO_OLD: &str = "bridge_too_old";
 
 /// How a connection reached the relay.
 #[derive(Debug, Clone)]
@@ -79,6 +86,12 @@ pub(crate) async fn open<IO: Io>(
     };
     match authorize_with_database(control, &candidate, &arrival).await {
         Ok(owner) => {
+            let refusal = control.bridge_versions.refusal(&candidate.hello().software);
+            if let Some(accepted) = refusal {
+                refuse_outdated(control, candidate, &owner, accepted).await;
+                return None;
+            }
+            control.bridge_versions.note_accepted(&owner);
             arrival.connection.proved(&control.data.connections.proven);
             arrival.permit.leave();
             let peer = arrival.connection.peer.ip();
@@ -117,6 +130,36 @@ pub(crate) async fn open<IO: Io>(
             None
         }
     }
+}
+
+/// Refuses a bridge whose program is older than the operator accepts. The bridge has proved who it is.
+async fn refuse_outdated<IO: Io>(
+    control: &ControlPlane,
+    candidate: Candidate<IO>,
+    owner: &TunnelOwner,
+    accepted: AcceptedVersions,
+) {
+    let software = &candidate.hello().software;
+    control.metrics.tunnel_refused(TOO_OLD);
+    let versions = &control.bridge_versions;
+    // The notice need not wait for its next round: the bridge does not work.
+    if versions.note_refused(owner, software, Instant::now()) {
+        control.notices_wanted.notify_one();
+    }
+    if control.refused_tunnels.allow() {
+        tracing::warn!(
+            reason = TOO_OLD,
+            tenant = &*control.directory.tenant_label(&owner.tenant),
+            tenant_id = &*owner.tenant,
+            bridge = %owner.name,
+            software = %PeerText::bounded(software, 64),
+            oldest = accepted.oldest.as_ref().map(tracing::field::display),
+            suppressed = control.refused_tunnels.suppressed(),
+            "tunnel refused"
+        );
+    }
+    let retry_after_ms = u32::try_from(RETRY_OUTDATED.as_millis()).unwrap_or(u32::MAX);
+    candidate.refuse_outdated(accepted, retry_after_ms).await;
 }
 
 /// Records a refusal that concerns the right to connect, as opposed to the time.
@@ -281,6 +324,7 @@ async fn welcome<IO: Io>(
     if matches!(control.serving.role(), Role::Standby { .. }) {
         entry.session.close(EndReason::Draining);
     }
+    control.bridge_versions.announce(&entry.session);
     control.deliveries.tunnel_up(&entry);
     tracing::info!(
         tenant = &*control.directory.tenant_label(&owner.tenant),

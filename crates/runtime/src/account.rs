@@ -20,9 +20,12 @@ pub fn current() -> String {
     describe(&accounts, uid, caller.as_deref())
 }
 
-/// Returns the account of the user that runs this process, as the system's variable names it.
+/// Returns the account of the user that runs this process, as `DOMAIN\name`.
 #[cfg(not(unix))]
 pub fn current() -> String {
+    #[cfg(windows)]
+    let name = bridge_windows::system::account().unwrap_or_default();
+    #[cfg(not(windows))]
     let name = std::env::var("USERNAME").unwrap_or_default();
     match clean(&name) {
         name if name.is_empty() => "unknown".to_owned(),
@@ -53,8 +56,12 @@ fn name_of(accounts: &str, uid: u32) -> String {
 
 /// Returns a name without characters that a terminal interprets.
 fn clean(name: &str) -> String {
-    let visible = name.chars().filter(char::is_ascii_graphic);
-    visible.take(NAME_MAX_CHARS).collect()
+    // Names of Windows have blanks, and letters of every language.
+    let is_visible = |c: &char| c.is_ascii_graphic() || c.is_alphanumeric() || *c == ' ';
+    name.chars()
+        .filter(is_visible)
+        .take(NAME_MAX_CHARS)
+        .collect()
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// The number of environment variables that set a key.
     pub variables: usize,
+    /// Another file of the program with values of keys that both lack, if there is one.
+    pub kept: Option<PathBuf>,
 }
 
 impl fmt::Display for Source {
@@ -76,9 +78,13 @@ impl fmt::Display for Source {
             count => format!("{count} environment variables"),
         };
         match (&self.file, self.variables) {
-            (Some(file), 0) => write!(f, "{}", file.display()),
-            (Some(file), _) => write!(f, "{} and {count}", file.display()),
-            (None, _) => write!(f, "{count}, without a config file"),
+            (Some(file), 0) => write!(f, "{}", file.display())?,
+            (Some(file), _) => write!(f, "{} and {count}", file.display())?,
+            (None, _) => write!(f, "{count}, without a config file")?,
+        }
+        match &self.kept {
+            Some(kept) => write!(f, ", with {}", kept.display()),
+            None => Ok(()),
         }
     }
 }
@@ -474,6 +480,7 @@ impl Document {
         Source {
             file: self.has_file.then(|| self.path.clone()),
             variables: self.set.len(),
+            kept: None,
         }
     }
 

@@ -18,6 +18,8 @@ pub fn disable() {
         // A lower limit is always allowed. A sandbox may forbid the call; the program works without it.
         let _ = setrlimit(Resource::Core, none);
     }
+    #[cfg(windows)]
+    bridge_windows::system::without_crash_reports();
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};

@@ -14,11 +14,14 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+/// The most bytes that are overwritten before a file is removed. Files with secrets are far smaller.
+const DESTROYED_MAX_BYTES: u64 = 1024 * 1024;
+
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     fd: File,
 }
 
@@ -155,15 +158,36 @@ impl Stamp {
         Some(Self {
             modified: found.modified().ok()?,
             bytes: found.len(),
-            inode: inode_of(&found),
+            inode: inode_at(path, &found)?,
         })
     }
 }
 
-/// Returns whether two descriptions are of one file. On systems without inodes they always are.
-pub fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
-    let (one, other) = (inode_of(one), inode_of(other));
-    (one.0, one.1) == (other.0, other.1)
+/// Device and number of a file; `None` on systems that do not tell.
+type Id = Option<(u64, u64)>;
+
+/// Returns whether two open files are one. On systems that do not tell, they always are.
+///
+/// # Errors
+/// The system's error.
+pub fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    Ok(id_of(one)? == id_of(other)?)
+}
+
+/// Returns whether a path leads to an open file, links followed. On systems that do not tell, it always does.
+///
+/// # Errors
+/// The system's error, for example that nothing is at the path.
+pub fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    Ok(id_at(path)? == id_of(file)?)
+}
+
+/// Returns whether two paths lead to one file, links followed. On systems that do not tell, they never do.
+pub fn lead_to_one(one: &Path, other: &Path) -> bool {
+    match (id_at(one), id_at(other)) {
+        (Ok(Some(one)), Ok(Some(other))) => one == other,
+        (Ok(_) | Err(_), _) => false,
+    }
 }
 
 /// Replaces a file at a path as [`Dir::replace`] does, without following a link in place of the file. The new file
@@ -176,6 +200,71 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Dir::open(dir)?.replace(name, bytes, mode, Owner::Directory)
 }
 
+/// Makes a file with this mode at a path where there is nothing, also no link. It belongs to this process's user.
+///
+/// # Errors
+/// The system's error: `AlreadyExists` for anything in its place.
+pub fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    let (dir, name) = split(path)?;
+    Dir::open(dir)?.create(name, mode, Owner::Process)
+}
+
+/// Replaces a file at a path by one with these bytes, which has the mode, the owner and the group of the existing one. After
+/// a crash it is the old one or the new one.
+///
+/// # Errors
+/// The system's error, or something else than a regular file with one link is there. The file is then unchanged.
+pub fn replace_like(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (dir, name) = split(path)?;
+    let dir = Dir::open(dir)?;
+    let before = dir.open_file(name)?;
+    let temporary = format!("{name}.new");
+    match dir.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // On Unix closed until it has the owner; elsewhere it has the rights that the directory gives.
+    let mode = if cfg!(unix) { 0o600 } else { 0o644 };
+    let created = dir.create(&temporary, mode, Owner::Process);
+    let written = created.and_then(|mut file| {
+        file.write_all(bytes)?;
+        let before = before.metadata()?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt as _, fchown};
+            let own = file.metadata()?;
+            if (own.uid(), own.gid()) != (before.uid(), before.gid()) {
+                fchown(&file, Some(before.uid()), Some(before.gid()))?;
+            }
+        }
+        file.set_permissions(before.permissions())?;
+        file.sync_all()
+    });
+    let replaced = written.and_then(|()| dir.rename(&temporary, name));
+    if replaced.is_err() {
+        let _ = dir.remove(&temporary);
+    }
+    replaced?;
+    dir.sync()
+}
+
+/// Overwrites a file at a path with zeros and removes it. It must be a regular file with one link: neither a link nor
+/// what it leads to is touched. A copy on the disk may remain, as with any file system.
+///
+/// # Errors
+/// The system's error, or it is something else.
+pub fn destroy(path: &Path) -> io::Result<()> {
+    let (dir, name) = split(path)?;
+    let dir = Dir::open(dir)?;
+    let mut file = dir.open_rw(name)?;
+    let bytes = file.metadata()?.len().min(DESTROYED_MAX_BYTES);
+    io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+    file.sync_all()?;
+    drop(file);
+    dir.remove(name)?;
+    dir.sync()
+}
+
 /// Opens a file at a path for reading; it must be a regular file with one link.
 ///
 /// # Errors
@@ -185,10 +274,20 @@ pub fn open(path: &Path) -> io::Result<File> {
     Dir::open(dir)?.open_file(name)
 }
 
+/// Changes the length of a file that may be open for appending.
+///
+/// # Errors
+/// The system's error.
+#[cfg(not(windows))]
+pub fn set_len(file: &File, bytes: u64) -> io::Result<()> {
+    file.set_len(bytes)
+}
+
 /// Makes a directory and those above it, where they are missing, for this user alone (mode 0700).
 ///
 /// # Errors
 /// The system's error.
+#[cfg(not(windows))]
 pub fn make_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
@@ -213,22 +312,28 @@ fn refused(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.to_owned())
 }
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 mod other;
 mod privacy;
 #[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
-pub use privacy::{Kind, Privacy, make_private, privacy};
+pub use privacy::{Kind, Privacy, make_private, privacy, remedy, shown};
 
-#[cfg(not(unix))]
-use other::inode_of;
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
+use other::{id_at, id_of, inode_at};
+#[cfg(not(any(unix, windows)))]
 pub use other::{open_append, open_given};
 #[cfg(unix)]
-use unix::inode_of;
+use unix::{id_at, id_of, inode_at};
 #[cfg(unix)]
 pub use unix::{open_append, open_given};
+#[cfg(windows)]
+use windows::{id_at, id_of, inode_at};
+#[cfg(windows)]
+pub use windows::{make_private_dir, open_append, open_given, set_len};
 
 #[cfg(all(test, unix))]
 mod tests;

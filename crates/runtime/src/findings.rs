@@ -1,6 +1,6 @@
 //! What `config check` finds in the files and directories that a config names. Nothing is created or changed.
 
-use crate::files::{Kind, Privacy, open_given, privacy};
+use crate::files::{Kind, Privacy, open_given, privacy, remedy, shown};
 use crate::pem;
 use std::fs;
 use std::io::ErrorKind;
@@ -116,9 +116,10 @@ impl Findings {
             && mode & 0o027 != 0
         {
             self.warning(format!(
-                "{key}: users other than its owner and its group can read {0}, or its group can change it (mode \
-                 {mode:04o}): run `chmod 640 '{0}'`",
-                path.display()
+                "{key}: users other than its owner and its group can read {}, or its group can change it ({}): run {}",
+                path.display(),
+                shown(mode),
+                remedy(path, "640")
             ));
         }
     }
@@ -132,15 +133,17 @@ impl Findings {
         match found {
             Privacy::Private | Privacy::Group => {}
             Privacy::Tightened { was } => self.warning(format!(
-                "{key}: other users have access to {} (mode {was:04o}); the program removes it when it starts",
-                path.display()
+                "{key}: other users have access to {} ({}); the program removes it when it starts",
+                path.display(),
+                shown(was)
             )),
             Privacy::Open { mode } => self.error(
                 key,
                 format!(
-                    "other users have access to {} (mode {mode:04o}), and this user may not change that: run \
-                     chmod as its owner",
-                    path.display()
+                    "other users have access to {} ({}), and this user may not change that: run {}",
+                    path.display(),
+                    shown(mode),
+                    remedy(path, "600")
                 ),
             ),
         }
@@ -155,14 +158,29 @@ fn not_writable(path: &Path) -> String {
     )
 }
 
+/// Returns whether this user may write a file, or into a directory. Changes nothing.
 #[cfg(unix)]
-fn is_writable(path: &Path) -> bool {
+pub fn is_writable(path: &Path) -> bool {
     use rustix::fs::{Access, access};
     access(path, Access::WRITE_OK).is_ok()
 }
 
-#[cfg(not(unix))]
-fn is_writable(path: &Path) -> bool {
+/// Returns whether this user may write a file, or into a directory. Changes nothing.
+#[cfg(windows)]
+pub fn is_writable(path: &Path) -> bool {
+    use std::os::windows::fs::OpenOptionsExt as _;
+    // The attribute "read-only" says nothing of this user's rights. The right is asked for, and not used.
+    let mut options = fs::OpenOptions::new();
+    options
+        .access_mode(bridge_windows::files::RIGHT_ADD)
+        .custom_flags(bridge_windows::files::FLAG_DIRECTORY)
+        .open(path)
+        .is_ok()
+}
+
+/// Returns whether a file or directory is writable.
+#[cfg(not(any(unix, windows)))]
+pub fn is_writable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.permissions().readonly())
 }
 

@@ -8,6 +8,7 @@
 //! files     opened relative to their directory, without following links; replaced as a whole
 //! findings  what a check of the files that a config names found
 //! hex       bytes as hexadecimal text
+//! liveness  whether the tasks that a program needs still make progress
 //! limit     token bucket, and a limit for log lines
 //! log       log lines on their way to a sink, without delaying their writer
 //! logging   [log]: level, format, standard error or a rotated file
@@ -18,6 +19,7 @@
 //! peer_text text that a peer chose, safe for terminals, logs and tables
 //! sealed    secrets encrypted at rest
 //! secret    text that is redacted in logs and overwritten in memory
+//! service_manager  the state that a service reports to systemd
 //! shortage  whether an error means that this machine is short of a resource
 //! testing   what tests of several crates share
 //! time      instants as RFC 3339
@@ -39,6 +41,7 @@ pub mod files;
 pub mod findings;
 pub mod hex;
 pub mod limit;
+pub mod liveness;
 pub mod log;
 pub mod logging;
 pub mod map;
@@ -48,6 +51,7 @@ pub mod peer_text;
 pub mod pem;
 pub mod sealed;
 pub mod secret;
+pub mod service_manager;
 pub mod shortage;
 pub mod testing;
 pub mod time;

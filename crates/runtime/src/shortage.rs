@@ -95,8 +95,12 @@ fn is_no_resource(error: &io::Error) -> bool {
 
 #[cfg(windows)]
 fn is_no_resource(error: &io::Error) -> bool {
-    // ERROR_TOO_MANY_OPEN_FILES, WSAEMFILE, WSAENOBUFS.
-    matches!(error.raw_os_error(), Some(4 | 10024 | 10055))
+    // ERROR_TOO_MANY_OPEN_FILES, ERROR_NO_SYSTEM_RESOURCES, ERROR_NONPAGED_SYSTEM_RESOURCES,
+    // ERROR_COMMITMENT_LIMIT, WSAEMFILE, WSAENOBUFS.
+    matches!(
+        error.raw_os_error(),
+        Some(4 | 1450 | 1451 | 1455 | 10024 | 10055)
+    )
 }
 
 #[cfg(not(any(unix, windows)))]
@@ -109,7 +113,18 @@ fn is_io_error(error: &io::Error) -> bool {
     rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
+fn is_io_error(error: &io::Error) -> bool {
+    // ERROR_NOT_READY, ERROR_CRC, ERROR_SECTOR_NOT_FOUND, ERROR_WRITE_FAULT, ERROR_READ_FAULT, ERROR_GEN_FAILURE,
+    // ERROR_IO_DEVICE, ERROR_DEVICE_NOT_CONNECTED. A virus scanner or a backup may have the file open for a moment:
+    // ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION.
+    matches!(
+        error.raw_os_error(),
+        Some(21 | 23 | 27 | 29 | 30 | 31 | 32 | 33 | 1117 | 1167)
+    )
+}
+
+#[cfg(not(any(unix, windows)))]
 fn is_io_error(_: &io::Error) -> bool {
     false
 }

@@ -3,7 +3,7 @@
 //! A log is appended to and renamed. In the place of a key, a database or the record of another part, it would destroy
 //! that file.
 
-use crate::files::is_same;
+use crate::files::lead_to_one;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -63,12 +63,8 @@ fn destroys(path: &Path, other: &Path) -> bool {
     if path == other {
         return true;
     }
-    // The same file under two names: a hard link, or letters in another case where the file system ignores it. Other
-    // systems than Unix do not tell.
-    if cfg!(unix)
-        && let (Ok(one), Ok(other)) = (fs::metadata(path), fs::metadata(other))
-        && is_same(&one, &other)
-    {
+    // The same file under two names: a hard link, or letters in another case where the file system ignores it.
+    if lead_to_one(path, other) {
         return true;
     }
     path.parent() == other.parent()

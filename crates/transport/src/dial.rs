@@ -12,6 +12,7 @@
 //! relay_url  where the relay is      error    why it was not reached, and what follows
 //! proxy      CONNECT                 no_proxy which hosts are reached without a proxy
 //! connect    DNS and TCP             probe    the steps one by one, for `doctor`
+//! system_proxy  the proxy settings of Windows
 //! ```
 
 mod connect;
@@ -20,10 +21,14 @@ mod no_proxy;
 mod probe;
 mod proxy;
 mod relay_url;
+mod system_proxy;
 
 pub use error::DialError;
 pub use probe::{PathReport, probe_path};
-pub use proxy::{Proxy, ProxyError, ProxyServer};
+pub use proxy::{
+    Begun, Exchange, Mechanism, MechanismError, Proxy, ProxyError, ProxyServer, Scheme,
+    SchemeChoice, Seen, UrlLogin,
+};
 pub use relay_url::{RelayUrl, RelayUrlError};
 
 use crate::handle::Settings;

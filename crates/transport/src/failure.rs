@@ -147,8 +147,12 @@ pub enum Cause {
     ProxyLoginRejected,
     /// The proxy rejects the login that an environment variable has.
     ProxyVariableLoginRejected,
-    /// The proxy offers no Basic authentication.
+    /// The proxy offers no scheme that can be used.
     ProxyLoginScheme,
+    /// The messages of a login could not be made.
+    ProxyLoginFailed,
+    /// The proxy offered more than Basic before.
+    ProxyLoginDowngrade,
     /// The proxy forbids the destination.
     ProxyForbids,
     /// The proxy cannot reach the destination.

@@ -15,6 +15,7 @@ use protocol::frame::{
     CallAttempt, DeliveryResult, GoAway, GoAwayReason, Reach, Report, RequestHead, Serves, Windows,
 };
 use protocol::session::{Budget, EndReason, OpenError};
+use protocol::version::AcceptedVersions;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,41 @@ impl Session {
     /// Bridge: reports the bridge's health to the relay. Returns whether the report was queued.
     pub fn send_report(&self, report: Report) -> bool {
         self.shared.with(|core| core.session.send_report(report))
+    }
+
+    /// Relay: names the versions of bridges that its operator wants. Returns whether they were queued.
+    pub fn send_versions(&self, versions: AcceptedVersions) -> bool {
+        self.shared
+            .with(|core| core.session.send_versions(versions))
+    }
+
+    /// Bridge: returns the versions that the relay named last, if it did.
+    pub fn versions(&self) -> Option<Arc<AcceptedVersions>> {
+        self.shared.peek(|session| session.versions())
+    }
+
+    /// Bridge: waits until the relay names other versions than `seen`, and returns them. Returns `None` when the session
+    /// has ended. Cancel safe.
+    pub async fn versions_changed(
+        &self,
+        seen: Option<&Arc<AcceptedVersions>>,
+    ) -> Option<Arc<AcceptedVersions>> {
+        let mut states = self.shared.states();
+        loop {
+            let is_over = states.borrow_and_update().ended.is_some();
+            let now = self.versions();
+            let is_same = match (&now, seen) {
+                (Some(now), Some(seen)) => Arc::ptr_eq(now, seen),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !is_same {
+                return now;
+            }
+            if is_over || states.changed().await.is_err() {
+                return None;
+            }
+        }
     }
 
     /// Relay: whether the bridge reported that it does not reach this endpoint.

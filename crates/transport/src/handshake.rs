@@ -22,6 +22,7 @@ use protocol::frame::{
 use protocol::limits::{HEAD_MAX_BYTES_V1, OPENING_TIMEOUT};
 use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
 use protocol::session::{Config, EndReason, Side};
+use protocol::version::AcceptedVersions;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
 use runtime::peer_text::PeerText;
@@ -67,9 +68,29 @@ pub enum OpeningError {
     /// The relay refused the tunnel.
     #[error("the relay refused the tunnel: {code}", code = .0.code)]
     Refused(Refused),
+    /// The relay refused the tunnel, because its operator accepts no bridge of this version any more (W-70).
+    #[error("the relay refused the tunnel: bridge_too_old: {}", outdated(.versions))]
+    TooOld {
+        /// The versions that the relay named.
+        versions: Box<AcceptedVersions>,
+        /// When to retry, in milliseconds; with zero the bridge decides.
+        retry_after_ms: u32,
+    },
     /// The system returned no random bytes.
     #[error("the system returned no random bytes")]
     Random,
+}
+
+/// Returns what the operator accepts.
+fn outdated(versions: &AcceptedVersions) -> String {
+    let mut text = "its operator accepts bridges".to_owned();
+    if let Some(oldest) = &versions.oldest {
+        text.push_str(&format!(" from version {oldest} on"));
+    }
+    if let Some(newest) = &versions.newest {
+        text.push_str(&format!("; the newest version is {newest}"));
+    }
+    text
 }
 
 impl From<WsError> for OpeningError {
@@ -257,8 +278,26 @@ impl<IO: Io> Candidate<IO> {
     }
 
     /// Sends REFUSED and closes the connection.
-    pub async fn refuse(mut self, refused: Refused) {
+    pub async fn refuse(self, refused: Refused) {
+        self.refuse_with(None, refused).await;
+    }
+
+    /// Sends VERSIONS and REFUSED, because the bridge's program is older than the operator accepts (W-70), and closes
+    /// the connection.
+    pub async fn refuse_outdated(self, versions: AcceptedVersions, retry_after_ms: u32) {
+        let refused = Refused {
+            code: RefusedCode::Version,
+            retry_after_ms,
+        };
+        let versions = Frame::Versions(Box::new(versions));
+        self.refuse_with(Some(versions), refused).await;
+    }
+
+    async fn refuse_with(mut self, before: Option<Frame>, refused: Refused) {
         let refusal = async {
+            if let Some(Ok(message)) = before.as_ref().map(Frame::encode) {
+                let _ = self.socket.send(message).await;
+            }
             if let Ok(message) = Frame::Refused(refused).encode() {
                 let _ = self.socket.send(message).await;
                 let _ = self.socket.close().await;
@@ -434,7 +473,16 @@ pub(crate) async fn bridge_opening<IO: Io>(
     let frame = Frame::Hello { hello, body, proof };
     let sent = Instant::now();
     socket.send(frame.encode().map_err(too_large)?).await?;
-    match receive(&mut socket).await?.0 {
+    // Each one replaces the one before. How many there are is bounded by the time of the dial, as for frames that are
+    // skipped.
+    let mut versions = None;
+    let reply = loop {
+        match receive(&mut socket).await?.0 {
+            Frame::Versions(named) => versions = Some(named),
+            reply => break reply,
+        }
+    };
+    match reply {
         Frame::Welcome(welcome) => {
             let rtt = sent.elapsed();
             let side = (Side::Bridge, version);
@@ -447,7 +495,15 @@ pub(crate) async fn bridge_opening<IO: Io>(
                 node: PeerText::bounded(&challenge.node, NODE_MAX_CHARS),
             })
         }
-        Frame::Refused(refused) => Err(OpeningError::Refused(refused)),
+        Frame::Refused(refused) => Err(match versions {
+            Some(versions) if versions.is_enforced && refused.code == RefusedCode::Version => {
+                OpeningError::TooOld {
+                    versions,
+                    retry_after_ms: refused.retry_after_ms,
+                }
+            }
+            Some(_) | None => OpeningError::Refused(refused),
+        }),
         _ => Err(OpeningError::Protocol(
             "a frame other than WELCOME and REFUSED".into(),
         )),

@@ -7,10 +7,15 @@ use tokio::net::TcpStream;
 
 /// Unsent bytes that the kernel buffers: one write. More would leave in their old order, after the session has
 /// already decided on a new one.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
 
 /// Idle time before a keepalive probe, below the idle limits of balancers that drop connections silently.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Time between two keepalive probes.
+#[cfg(windows)]
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A write of up to this many bytes is copied into one buffer: that costs less than a vectored write in the
 /// kernel.
@@ -37,7 +42,11 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    // Windows takes both values together, and has no default for the second one.
+    #[cfg(windows)]
+    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Joins the buffers of a write, if they are small.

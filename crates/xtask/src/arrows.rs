@@ -21,10 +21,12 @@ use std::time::Instant;
 
 /// Our crates, and those of ours that each may depend on. `dev-dependencies` are free, for tests.
 const CRATES: &[(&str, &[&str])] = &[
-    ("malloc-trim", &[]),
+    ("malloc-trim", &["windows"]),
+    ("manual", &[]),
     ("policy", &[]),
+    ("proxy-auth", &[]),
     ("protocol", &[]),
-    ("runtime", &[]),
+    ("runtime", &["windows"]),
     ("store", &[]),
     ("transport", &["protocol", "runtime"]),
     (
@@ -36,10 +38,13 @@ const CRATES: &[(&str, &[&str])] = &[
         &[
             "http-client",
             "malloc-trim",
+            "manual",
             "policy",
             "protocol",
+            "proxy-auth",
             "runtime",
             "transport",
+            "windows",
         ],
     ),
     (
@@ -47,6 +52,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &[
             "http-client",
             "malloc-trim",
+            "manual",
             "policy",
             "protocol",
             "runtime",
@@ -54,6 +60,8 @@ const CRATES: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    // Nothing on other systems than Windows.
+    ("windows", &[]),
     // Both programs in one process, for a first try.
     (
         "quickstart",
@@ -140,6 +148,7 @@ const PLANES: &[(Plane, &[&str])] = &[
             "api",
             "audit",
             "auth",
+            "bridge_versions",
             "control_plane",
             "deliveries",
             "denials",

@@ -53,6 +53,63 @@ async fn doctor_passes_on_a_healthy_bridge() {
 }
 
 #[tokio::test]
+async fn system_table_needs_no_config() {
+    let home = TempDir::new("system");
+    let program = |args: &[&str]| {
+        let mut command = command("integration-bridge");
+        command.args(["doctor", "--system"]).args(args);
+        command.env("BRIDGE_CONFIG", home.join("none.toml"));
+        command
+    };
+    let output = finish("doctor --system", program(&["--json"]), LONG_TIMEOUT).await;
+    let table: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(
+        output.status.success(),
+        table["state"] != "fail",
+        "{table:#}"
+    );
+    let rows = table["requirements"].as_array().unwrap();
+    let row = |name: &str| {
+        let found = rows.iter().find(|row| row["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {table:#}"))
+    };
+    assert_eq!(row("architecture")["found"], std::env::consts::ARCH);
+    assert_eq!(row("config")["state"], "skipped");
+    assert_eq!(row("operating system")["state"], "ok");
+    for name in [
+        "cores",
+        "memory",
+        "memory limit",
+        "disk",
+        "open files",
+        "clock",
+        "data directory",
+        "other programs",
+    ] {
+        assert!(row(name)["needed"].is_string(), "{name}");
+    }
+    let text = finish("doctor --system", program(&[]), LONG_TIMEOUT)
+        .await
+        .stdout;
+    assert!(text.starts_with("REQUIREMENT"), "{text}");
+    assert!(text.contains("80 GB of free disk"), "{text}");
+    // Nothing was created.
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn system_table_reads_the_config() {
+    let world = TestEnv::start().await;
+    let output = world.bridge_cli(&["doctor", "--system", "--json"]).await;
+    let table: Value = serde_json::from_str(&output.stdout).unwrap();
+    let rows = table["requirements"].as_array().unwrap();
+    for name in ["config", "data directory"] {
+        let row = rows.iter().find(|row| row["name"] == name).unwrap();
+        assert_eq!(row["state"], "ok", "{table:#}");
+    }
+}
+
+#[tokio::test]
 async fn doctor_names_the_failing_hop() {
     let mut world = TestEnv::builder()
         .endpoint(Endpoint::new("gone", "http://127.0.0.1:9/"))
@@ -364,7 +421,7 @@ async fn service_unit_is_installed_and_removed() {
         "--unit-dir",
         dir,
         "--no-start",
-        "--user",
+        "--account",
         "svc",
     ];
     world.bridge_cli(&install).await.success();

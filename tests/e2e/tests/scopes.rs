@@ -53,6 +53,13 @@ fn rows(world: &TestEnv, call: &str) -> Vec<Row> {
         ("revokeKey", Method::DELETE, key(""), None, ""),
         ("rotateKey", Method::POST, key("/rotate"), none(), ""),
         row(
+            "createPairingFile",
+            Method::POST,
+            "/v1/pairing-files",
+            Some(json!({"scope": {"bridges": ["b1"]}})),
+            "",
+        ),
+        row(
             "listSigningSecrets",
             Method::GET,
             "/v1/signing-secrets",

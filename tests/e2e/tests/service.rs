@@ -7,24 +7,41 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use support::process::{Finished, command, finish};
+use support::setup::{Bridge, BridgeSetup};
 use support::{LONG_TIMEOUT, TempDir, TestEnv};
 
 /// Starts what the unit says, and reports a process that has ended as failed.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
+key() { sed -n "s/^$1=//p" integration-bridge.service; }
 runs() { [ -f pid ] && [ -d "/proc/$(cat pid)" ] && ! grep -q '^State:.Z' "/proc/$(cat pid)/status"; }
-echo "$*" >> calls
-case "$1" in
-restart)
+end() {
     if runs; then kill "$(cat pid)"; fi
     while runs; do sleep 0.1; done
-    eval "$(sed -n 's/^ExecStart=//p' integration-bridge.service) >log 2>&1 &"
-    echo $! > pid ;;
+}
+begin() {
+    if [ ! -e "$(key ConditionPathExists)" ]; then touch unmet; return; fi
+    rm -f unmet
+    eval "$(key ExecStart) >log 2>&1 &"
+    echo $! > pid
+}
+echo "$*" >> calls
+[ "$1" = --user ] && shift
+case "$1" in
+start) runs || begin ;;
+restart) end; begin ;;
+stop) end ;;
+status) runs ;;
+disable) [ "$2" = --now ] && end ;;
 show)
     if runs; then echo ActiveState=active; else echo ActiveState=failed; fi
+    if [ -f unmet ]; then echo ConditionResult=no; else echo ConditionResult=yes; fi
     echo NRestarts=0 ;;
 esac
 "#;
+
+/// Accepts everything.
+const LOGINCTL: &str = "#!/bin/sh\necho \"loginctl $*\" >> \"$(dirname \"$0\")/calls\"\n";
 
 const JOURNALCTL: &str = "#!/bin/sh\ncat \"$(dirname \"$0\")/log\"\n";
 
@@ -36,15 +53,22 @@ struct Manager {
 impl Manager {
     /// `None` where the test does not run as root, which `service install` needs.
     fn new() -> Option<Self> {
-        if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-            return None;
-        }
+        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        is_root.then(Self::of_user)
+    }
+
+    /// One for services of a user, which need no root.
+    fn of_user() -> Self {
         let dir = TempDir::new("units");
-        for (name, text) in [("systemctl", SYSTEMCTL), ("journalctl", JOURNALCTL)] {
+        for (name, text) in [
+            ("systemctl", SYSTEMCTL),
+            ("journalctl", JOURNALCTL),
+            ("loginctl", LOGINCTL),
+        ] {
             let file = dir.write(name, text);
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        Some(Self { dir })
+        Self { dir }
     }
 
     fn unit(&self) -> PathBuf {
@@ -60,9 +84,20 @@ impl Manager {
         install.args(["service", "install", "--unit-dir"]);
         install.arg(self.dir.path()).args(more);
         install.arg("--config").arg(world.bridge_config());
+        self.finish(install).await
+    }
+
+    /// Runs a command of `service` for this user.
+    async fn user_command(&self, args: &[&str]) -> Finished {
+        let mut command = command("integration-bridge");
+        command.arg("service").args(args).arg("--user");
+        self.finish(command).await
+    }
+
+    async fn finish(&self, mut command: Command) -> Finished {
         let path = std::env::var("PATH").unwrap();
-        install.env("PATH", format!("{}:{path}", self.dir.path().display()));
-        finish("service install", install, LONG_TIMEOUT).await
+        command.env("PATH", format!("{}:{path}", self.dir.path().display()));
+        finish("service", command, LONG_TIMEOUT).await
     }
 }
 
@@ -82,17 +117,20 @@ async fn install_waits_until_the_bridge_is_connected() {
     };
     let mut world = TestEnv::start().await;
     world.stop_bridge().await;
-    let installed = manager.install(&world, &["--user", "root"]).await;
+    let installed = manager.install(&world, &["--account", "root"]).await;
     let said = installed.success();
     assert!(said.contains("is connected to https://localhost"), "{said}");
     let first = manager.read("pid");
     // A second installation replaces the running process.
-    manager.install(&world, &["--user", "root"]).await.success();
+    manager
+        .install(&world, &["--account", "root"])
+        .await
+        .success();
     assert_ne!(manager.read("pid"), first);
     assert!(!std::path::Path::new(&format!("/proc/{}/exe", first.trim())).exists());
     // Without a relay it says why the bridge is not connected, and fails.
     world.kill_relay().await;
-    let install = ["--user", "root", "--wait", "2s"];
+    let install = ["--account", "root", "--wait", "2s"];
     let error = manager.install(&world, &install).await.failure();
     assert!(
         error.contains("is not connected to https://localhost"),
@@ -107,7 +145,7 @@ async fn install_reports_a_process_that_ends() {
     };
     // The world's own bridge has the data directory.
     let world = TestEnv::start().await;
-    let install = manager.install(&world, &["--user", "root"]).await;
+    let install = manager.install(&world, &["--account", "root"]).await;
     assert!(!install.status.success());
     assert!(
         install.stderr.contains("its process ended"),
@@ -123,17 +161,19 @@ async fn install_checks_before_it_changes_anything() {
         return;
     };
     let world = TestEnv::start().await;
-    let error = manager.install(&world, &["--user", "no-such-user"]).await;
+    let error = manager
+        .install(&world, &["--account", "no-such-user"])
+        .await;
     let error = error.failure();
     assert!(error.contains("no-such-user does not exist"), "{error}");
     // What the service's user cannot read, as its own attempt shows.
     let config = world.bridge_config();
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
     let error = manager
-        .install(&world, &["--user", "daemon"])
+        .install(&world, &["--account", "daemon"])
         .await
         .failure();
-    assert!(error.contains("as the user daemon"), "{error}");
+    assert!(error.contains("as the account daemon"), "{error}");
     assert!(!manager.unit().exists());
     assert_eq!(manager.read("calls"), "");
 }
@@ -154,7 +194,10 @@ async fn install_permits_the_directories_of_logs() {
         .start()
         .await;
     world.stop_bridge().await;
-    manager.install(&world, &["--user", "root"]).await.success();
+    manager
+        .install(&world, &["--account", "root"])
+        .await
+        .success();
     let unit = std::fs::read_to_string(manager.unit()).unwrap();
     let rule = unit
         .lines()
@@ -186,10 +229,10 @@ async fn install_without_start_warns_of_what_fails() {
     let world = TestEnv::start().await;
     let config = world.bridge_config();
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let install = ["--no-start", "--user", "daemon"];
+    let install = ["--no-start", "--account", "daemon"];
     let said = manager.install(&world, &install).await.success();
     assert!(
-        said.contains("warning: the service would not work as the user daemon"),
+        said.contains("warning: the service would not work as the account daemon"),
         "{said}"
     );
     assert!(manager.unit().exists());
@@ -204,7 +247,7 @@ async fn install_names_a_missing_unit_directory() {
     let world = TestEnv::start().await;
     let none = manager.dir.join("none");
     let mut install = command("integration-bridge");
-    install.args(["service", "install", "--no-start", "--user", "root"]);
+    install.args(["service", "install", "--no-start", "--account", "root"]);
     install.arg("--unit-dir").arg(&none);
     install.arg("--config").arg(world.bridge_config());
     let error = finish("service install", install, LONG_TIMEOUT)
@@ -212,4 +255,63 @@ async fn install_names_a_missing_unit_directory() {
         .failure();
     assert!(error.contains("--unit-dir"), "{error}");
     assert!(!error.contains("as root"), "{error}");
+}
+
+#[tokio::test]
+async fn service_of_a_user_needs_no_root() {
+    let manager = Manager::of_user();
+    let mut world = TestEnv::start().await;
+    world.stop_bridge().await;
+    let said = manager.install(&world, &["--user"]).await.success();
+    assert!(said.contains("is connected to https://localhost"), "{said}");
+    let unit = std::fs::read_to_string(manager.unit()).unwrap();
+    assert!(unit.contains("WantedBy=default.target"), "{unit}");
+    assert!(!unit.contains("User="), "{unit}");
+    let calls = manager.read("calls");
+    assert!(calls.contains("loginctl enable-linger "), "{calls}");
+    assert!(
+        calls.contains("--user enable integration-bridge"),
+        "{calls}"
+    );
+    let first = manager.read("pid");
+    manager.user_command(&["stop"]).await.success();
+    assert!(!manager.user_command(&["status"]).await.status.success());
+    manager.user_command(&["start"]).await.success();
+    manager.user_command(&["status"]).await.success();
+    assert_ne!(manager.read("pid"), first);
+    manager.user_command(&["restart"]).await.success();
+    let dir = manager.dir.path().to_str().unwrap();
+    let uninstall = ["uninstall", "--unit-dir", dir];
+    manager.user_command(&uninstall).await.success();
+    assert!(!manager.unit().exists());
+    assert!(!manager.user_command(&["status"]).await.status.success());
+}
+
+#[tokio::test]
+async fn start_of_an_unpaired_bridge_says_what_to_do() {
+    let manager = Manager::of_user();
+    let world = TestEnv::bare().start().await;
+    let unpaired = Bridge::write(&world.relay, BridgeSetup::new("b2"), world.dir());
+    let mut install = command("integration-bridge");
+    install.args(["service", "install", "--user", "--no-start", "--unit-dir"]);
+    install.arg(manager.dir.path());
+    install.arg("--config").arg(unpaired.config());
+    let said = manager.finish(install).await.success();
+    assert!(
+        said.contains("warning: this bridge is not paired"),
+        "{said}"
+    );
+    let error = manager.user_command(&["start"]).await.failure();
+    assert!(error.contains("`integration-bridge pair`"), "{error}");
+    assert_eq!(manager.read("pid"), "");
+}
+
+#[tokio::test]
+async fn account_and_user_exclude_each_other() {
+    let manager = Manager::of_user();
+    let world = TestEnv::bare().start().await;
+    let install = ["--user", "--account", "daemon"];
+    let refused = manager.install(&world, &install).await;
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+    assert!(!manager.unit().exists());
 }

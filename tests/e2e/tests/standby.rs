@@ -149,6 +149,9 @@ async fn assert_standby(relay: &Relay, key: &ApiKey) {
     health.expect_status(200);
     let ready = relay.internal().send(Ask::get("/readyz")).await;
     assert!(ready.expect_status(503).text().contains("standby"));
+    relay.cli(&["health"]).await.success();
+    let ready = relay.cli(&["health", "--ready"]).await.failure();
+    assert!(ready.contains("with 503: standby"), "{ready}");
     assert!(
         relay
             .metrics()

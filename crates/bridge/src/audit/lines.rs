@@ -14,7 +14,7 @@ use crate::text::{hex, unhex};
 use names::{close_gaps, numbers_in, rotated_name};
 use resume::{End, Signer, broken_since, cut_half_line, first_line, last_line, read_head, signer};
 use ring::digest::{SHA256, digest};
-use runtime::files::{Dir, Owner};
+use runtime::files::{Dir, Owner, set_len};
 use runtime::peer_text::escape;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -218,7 +218,7 @@ impl Lines {
         (self.check_at, self.reopens) = (now + CHECK_EVERY, reopens);
         let own = self.file.metadata()?;
         let is_at_name = match self.dir.open_file(&self.name) {
-            Ok(file) => runtime::files::is_same(&file.metadata()?, &own),
+            Ok(file) => runtime::files::is_same(&file, &self.file)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(error),
         };
@@ -267,7 +267,7 @@ impl Lines {
             // The rest of a failed write would become part of the next line.
             // It is never extended: another program may have cut the file.
             if self.file.metadata().is_ok_and(|own| own.len() > self.bytes) {
-                let _ = self.file.set_len(self.bytes);
+                let _ = set_len(&self.file, self.bytes);
             }
             return Err(error);
         }

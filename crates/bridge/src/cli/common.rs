@@ -17,6 +17,9 @@ pub(super) const REFUSED: u8 = 3;
 /// `audit verify`: no defect was found, but lines may be missing.
 pub(super) const UNPROVED: u8 = 4;
 
+/// `run`: the config or the pairing must be corrected before another start can succeed.
+pub(super) const NEEDS_CORRECTION: u8 = 5;
+
 /// An exit code, or the error to print.
 pub(super) type Outcome = Result<u8, Box<dyn Error>>;
 

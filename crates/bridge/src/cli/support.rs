@@ -12,7 +12,7 @@ use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
 use crate::credentials::{OWN_KEY_FILE, Store};
 use crate::data_dir::PrivateDir;
-use crate::doctor::{State, examine};
+use crate::doctor::{State, examine, examine_machine, examine_route};
 use crate::identity::Identity;
 use crate::redact::{Redactor, logins, settings_in, without_comments};
 use crate::stats::now_s;
@@ -33,6 +33,12 @@ use std::path::{Path, PathBuf};
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     config: ConfigArg,
+    /// Only compare this machine with the system requirements. Needs no config and no network.
+    #[arg(long)]
+    system: bool,
+    /// Only check config, identity and the route to the relay. `update` runs this with a new program.
+    #[arg(long, conflicts_with = "system")]
+    route: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -50,7 +56,24 @@ pub(super) struct BundleArgs {
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Outcome {
-    let report = short_runtime()?.block_on(examine(&args.config.config));
+    if args.system {
+        let table = examine_machine(&args.config.config);
+        match args.json {
+            true => print(&serde_json::to_string_pretty(&table)?),
+            false => print(&table.to_string()),
+        }
+        return Ok(match table.state {
+            State::Fail => FAILED,
+            State::Ok | State::Skipped | State::Warn => DONE,
+        });
+    }
+    let config = &args.config.config;
+    let report = short_runtime()?.block_on(async {
+        match args.route {
+            true => examine_route(config).await,
+            false => examine(config).await,
+        }
+    });
     match args.json {
         true => print(&serde_json::to_string_pretty(&report)?),
         false => print(&report.to_string()),
@@ -178,6 +201,8 @@ fn write(args: &BundleArgs, file: File) -> Result<Vec<String>, Box<dyn Error>> {
     let report = short_runtime()?.block_on(examine(&args.config.config));
     bundle.add("doctor.txt", &report.to_string())?;
     bundle.add_json("doctor.json", &report)?;
+    let machine = examine_machine(&args.config.config);
+    bundle.add("system.txt", &machine.to_string())?;
     match &data_dir {
         Ok(data_dir) => {
             match socket::send(data_dir, &ControlRequest::Status) {

@@ -4,7 +4,7 @@ use runtime::from_text;
 use runtime::userinfo::UserinfoError;
 use runtime::value::{self, Form};
 use std::str::FromStr;
-use transport::dial::{Proxy, ProxyError};
+use transport::dial::{Proxy, ProxyError, Scheme, SchemeChoice};
 
 /// The oldest TLS version that is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,12 +38,57 @@ impl FromStr for TlsMin {
     }
 }
 
+/// The schemes by which the bridge authenticates at a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProxyAuth {
+    /// `"auto"`: the strongest that the proxy offers and that there is a login for.
+    #[default]
+    Auto,
+    /// `"basic"`: user and password in clear text, without waiting for the proxy to ask.
+    Basic,
+    /// `"ntlm"`.
+    Ntlm,
+    /// `"negotiate"`: Kerberos.
+    Negotiate,
+}
+
+impl ProxyAuth {
+    /// Returns it as the transport has it.
+    pub(crate) fn choice(self) -> SchemeChoice {
+        match self {
+            Self::Auto => SchemeChoice::Auto,
+            Self::Basic => SchemeChoice::Only(Scheme::Basic),
+            Self::Ntlm => SchemeChoice::Only(Scheme::Ntlm),
+            Self::Negotiate => SchemeChoice::Only(Scheme::Negotiate),
+        }
+    }
+}
+
+impl FromStr for ProxyAuth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "basic" => Ok(Self::Basic),
+            "ntlm" => Ok(Self::Ntlm),
+            "negotiate" => Ok(Self::Negotiate),
+            _ => Err(
+                "not an authentication scheme: write \"auto\", \"basic\", \"ntlm\" or \"negotiate\"".into(),
+            ),
+        }
+    }
+}
+
 /// The proxy on a route.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ProxySetting {
     /// `"env"`: as the variables `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` configure it.
     #[default]
     Env,
+    /// `"system"`: as the system configures it. On Windows these are the settings of WinHTTP, then the Internet settings; on
+    /// other systems it is `"env"`.
+    System,
     /// `"none"`: no proxy.
     Direct,
     /// This proxy.
@@ -56,6 +101,7 @@ impl FromStr for ProxySetting {
     fn from_str(setting: &str) -> Result<Self, String> {
         match setting {
             "env" => Ok(Self::Env),
+            "system" => Ok(Self::System),
             "none" => Ok(Self::Direct),
             // The message must not repeat the value: it has a password.
             url if url.contains('@') => {
@@ -75,7 +121,7 @@ impl FromStr for ProxySetting {
                 Ok(proxy) => Ok(Self::Via(proxy)),
                 // The reason does not repeat the value.
                 Err(ProxyError::Setting { why, .. }) => Err(format!(
-                    "not a proxy: the value {why}, or \"env\" or \"none\""
+                    "not a proxy: the value {why}, or \"env\", \"system\" or \"none\""
                 )),
                 Err(_) => Err("not a proxy".into()),
             },
@@ -91,10 +137,37 @@ impl ProxySetting {
     pub fn resolve(&self) -> Result<Proxy, ProxyError> {
         match self {
             Self::Env => from_environment(),
+            Self::System => from_system(),
             Self::Direct => Ok(Proxy::Direct),
             Self::Via(proxy) => Ok(proxy.clone()),
         }
     }
+}
+
+/// Reads the settings of the system.
+#[cfg(windows)]
+fn from_system() -> Result<Proxy, ProxyError> {
+    use bridge_windows::proxy::{SystemProxy, system};
+    match system() {
+        SystemProxy::None => Ok(Proxy::Direct),
+        SystemProxy::Named {
+            servers,
+            bypass,
+            origin,
+        } => Proxy::from_system(origin, &servers, &bypass),
+        SystemProxy::Script { origin } => Err(ProxyError::Setting {
+            name: origin.to_owned(),
+            why: "name a script (PAC), which the bridge does not run: write the proxy's URL, or set it with `netsh winhttp \
+                  set proxy`"
+                .to_owned(),
+        }),
+    }
+}
+
+/// Reads the settings of the system, which are variables.
+#[cfg(not(windows))]
+fn from_system() -> Result<Proxy, ProxyError> {
+    from_environment()
 }
 
 /// Reads the variables that other programs read, too. Their values have the same forms as those of the config.
@@ -121,5 +194,6 @@ fn from_environment() -> Result<Proxy, ProxyError> {
 
 from_text! {
     TlsMin, "a TLS version in quotes, \"1.2\" or \"1.3\"";
-    ProxySetting, "\"env\", \"none\" or a URL in quotes";
+    ProxyAuth, "\"auto\", \"basic\", \"ntlm\" or \"negotiate\", in quotes";
+    ProxySetting, "\"env\", \"system\", \"none\" or a URL in quotes";
 }

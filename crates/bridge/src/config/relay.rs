@@ -1,6 +1,6 @@
 //! `[relay]`: where the relay is, and how it is reached.
 
-use super::{ProxySetting, TlsMin};
+use super::{ProxyAuth, ProxySetting, TlsMin};
 use runtime::config::{BoundedInt, FilePath, as_text, text};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub struct RelaySection {
     /// The name of the `basic` credential for the proxy. Defaults to none.
     #[serde(skip_serializing)]
     pub proxy_credential: Option<String>,
+    /// How the bridge authenticates at the proxy. Defaults to `"auto"`.
+    #[serde(default, skip_serializing)]
+    pub proxy_auth: ProxyAuth,
     /// The oldest TLS version that is accepted. Defaults to `"1.2"`.
     #[serde(default, skip_serializing)]
     pub tls_min: TlsMin,

@@ -1,6 +1,6 @@
 //! `[targets]`: how targets are reached.
 
-use super::{ProxySetting, TlsMin};
+use super::{ProxyAuth, ProxySetting, TlsMin};
 use runtime::config::{BoundedInt, FilePath, Interval, Timeout};
 use serde::Deserialize;
 
@@ -18,6 +18,8 @@ pub struct Targets {
     pub proxy_names: bool,
     /// The name of the `basic` credential for that proxy. Defaults to none.
     pub proxy_credential: Option<String>,
+    /// How the bridge authenticates at that proxy. Defaults to `"auto"`.
+    pub proxy_auth: ProxyAuth,
     /// The oldest TLS version that is accepted. Defaults to `"1.2"`.
     pub tls_min: TlsMin,
     /// Whether HTTPS targets may choose HTTP/2 by ALPN. Defaults to true.
@@ -64,6 +66,7 @@ impl Default for Targets {
             proxy: ProxySetting::Direct,
             proxy_names: false,
             proxy_credential: None,
+            proxy_auth: ProxyAuth::Auto,
             tls_min: TlsMin::default(),
             http2: true,
             header_case: HeaderCase::Title,

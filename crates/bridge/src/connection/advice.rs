@@ -1,6 +1,7 @@
 //! What an administrator can do about a relay that rejects this bridge. The texts appear in the log, in
 //! `status` and in `doctor`.
 
+use crate::versions::UPDATE;
 use protocol::frame::RefusedCode;
 use transport::dial::DialError;
 use transport::failure::Cause;
@@ -36,6 +37,7 @@ pub(super) fn for_rejection(error: &DialError) -> &'static str {
         Some(RefusedCode::TenantSuspended) => {
             "the tenant is suspended: ask the operator of the relay"
         }
+        Some(RefusedCode::Version) if error.accepted_versions().is_some() => UPDATE,
         Some(RefusedCode::Version) => {
             "bridge and relay have no protocol version in common: update the older one"
         }

@@ -120,6 +120,7 @@ impl Connection {
         let mut goaway = std::pin::pin!(session.goaway());
         let mut ended = std::pin::pin!(session.ended());
         let mut journal = std::pin::pin!(self.state.deliveries.journal.known_mark());
+        let mut named = None;
         loop {
             tokio::select! {
                 // In this order: a session that has ended cannot be replaced or drained.
@@ -144,6 +145,11 @@ impl Connection {
                 // After a suspend the TCP connection may be dead without a sign of it.
                 _ = jumps.changed() => session.probe(),
                 () = &mut journal, if !has_journal => return Ending::JournalReadable,
+                // `None` is the end of the session, which the first branch reports.
+                Some(now) = session.versions_changed(named.as_ref()) => {
+                    self.state.relay.versions.learn(&now);
+                    named = Some(now);
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ use transport::Session;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Opens the control socket. The bridge also works without it.
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub(crate) fn listen(state: &Arc<BridgeState>, tasks: &mut JoinSet<()>) {
     let config = &state.dispatcher.active().config;
     match crate::control::socket::listen(config.bridge.data_dir.get()) {
@@ -33,7 +33,7 @@ pub(crate) fn listen(state: &Arc<BridgeState>, tasks: &mut JoinSet<()>) {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 pub(crate) fn listen(_: &Arc<BridgeState>, _: &mut JoinSet<()>) {}
 
 /// Carries out a request. May block for a moment: a reload reads files.
@@ -87,6 +87,7 @@ pub(crate) fn status(state: &BridgeState) -> Status {
     let stats = &state.stats;
     Status {
         software: crate::identity::software(),
+        version: state.relay.versions.status(),
         pid: std::process::id(),
         uptime_s: stats.uptime().as_secs(),
         bridge: state.name.clone(),

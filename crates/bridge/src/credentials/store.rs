@@ -7,12 +7,14 @@
 //! 1. `bridge.key_file`, if the config names one;
 //! 2. `integration-bridge.key` in `$CREDENTIALS_DIRECTORY`, where the service manager passes it
 //!    (systemd's `LoadCredential`);
-//! 3. `credentials.key` in the data directory, which is created when it is first needed.
+//! 3. `credentials.key` in the data directory, which is created when it is first needed. On Windows its content is sealed
+//!    so that only this machine can read it ([`super::own_key`]).
 //!
 //! The command line changes the file while a bridge runs, which then reloads it. The file has its own lock, and is
 //! replaced as a whole.
 
 use super::alm::Login;
+use super::own_key::{unwrapped, wrapped};
 use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin};
 use crate::config::{BridgeSection, check_credential_name};
 use crate::data_dir::{DataDirError, PrivateDir, read_given};
@@ -278,7 +280,7 @@ impl Store {
 
     fn own_key(&self, make: bool) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         if let Some(bytes) = self.dir.read_private(OWN_KEY_FILE)? {
-            return Ok(bytes.into());
+            return unwrapped(bytes.into()).map_err(|why| self.key_error(why));
         }
         if !make {
             return Err(self.key_error(
@@ -289,7 +291,8 @@ impl Store {
         let mut bytes = Zeroizing::new(vec![0; 32]);
         let random = SystemRandom::new();
         random.fill(&mut bytes).map_err(|_| StoreError::Random)?;
-        self.dir.write_private(OWN_KEY_FILE, &bytes)?;
+        let file = wrapped(&bytes).map_err(|why| self.key_error(why))?;
+        self.dir.write_private(OWN_KEY_FILE, &file)?;
         Ok(bytes)
     }
 

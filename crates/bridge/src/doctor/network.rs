@@ -5,13 +5,14 @@ use super::report::{Check, State};
 use crate::config::Config;
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
-use crate::credentials::{self, with_credential};
+use crate::credentials;
 use crate::identity::{Identity, IdentityError, OtherPairing};
+use crate::proxy_login::Route;
 use crate::stats::now_s;
 use crate::text::error_chain;
 use runtime::output::counted;
 use std::sync::Arc;
-use transport::dial::{DialError, PathReport, probe_path};
+use transport::dial::{DialError, PathReport, Seen, probe_path};
 use transport::failure::Diagnosis;
 
 /// Difference of the clocks above which there is a warning, in seconds.
@@ -23,23 +24,27 @@ const VALIDITY_MIN_S: i64 = 14 * 24 * 60 * 60;
 /// Advice for a bridge without an identity.
 const PAIR: &str = "pair the bridge: `integration-bridge pair --client-id ID`";
 
-/// Checks everything between this machine and the relay.
+/// Checks everything between this machine and the relay, and the connections of the running bridge.
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
+    if route(config, checks).await {
+        checks.push(tunnel(config));
+    }
+}
+
+/// Checks everything between this machine and the relay. Returns false if the relay could not be tried.
+pub(super) async fn route(config: &Config, checks: &mut Vec<Check>) -> bool {
     checks.push(identity(config));
-    let name = config.relay.proxy_credential.as_deref();
     let credentials = match config.bridge.data_dir.get().exists() {
         // Errors are reported with the endpoints, which need the credentials more.
         true => credentials::load(config).unwrap_or_default(),
         // Opening the store would create the directory, for the wrong user.
         false => Arc::default(),
     };
-    let proxy = config
-        .relay
-        .proxy
-        .resolve()
-        .map_err(|error| error.to_string());
+    let proxy = Route::to_relay(config).resolve();
+    let proxy = proxy.map_err(|error| error.to_string());
     let proxy = proxy.and_then(|proxy| {
-        with_credential(proxy, name, &credentials).map_err(|error| error.to_string())
+        let proxy = proxy.with_login(&credentials);
+        proxy.map_err(|error| error.to_string())
     });
     let proxy = match proxy {
         Ok(proxy) => proxy,
@@ -47,9 +52,9 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
             checks.push(Check::fail(
                 "proxy",
                 error,
-                "correct relay.proxy, relay.proxy_credential or HTTPS_PROXY",
+                "correct relay.proxy, relay.proxy_credential, relay.proxy_auth or HTTPS_PROXY",
             ));
-            return;
+            return false;
         }
     };
     let ca_files = config
@@ -68,7 +73,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
             "correct relay.ca_file",
         )),
     }
-    checks.push(tunnel(config));
+    true
 }
 
 /// Reports the steps of a connection to the relay, up to the one that failed.
@@ -113,7 +118,7 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         (None, _) => checks.push(Check::skipped("proxy", "not used")),
         (Some(proxy), true) => checks.push(Check::ok(
             "proxy",
-            format!("{proxy} accepts the connection"),
+            format!("{proxy} accepts the connection{}", login(&look.proxy_login)),
         )),
         (Some(_), false) => {
             let advice = remedy("have the operator of the proxy allow CONNECT to the relay");
@@ -153,6 +158,18 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         let advice = remedy("have every proxy before the relay pass Upgrade: websocket on");
         Check::fail("websocket", detail, advice)
     });
+}
+
+/// Returns how the proxy authenticated the bridge, for people.
+fn login(seen: &Seen) -> String {
+    let used = match seen.used {
+        Some(scheme) => format!(", by {scheme}"),
+        None => ", without a login".to_owned(),
+    };
+    match seen.offered.is_empty() {
+        true => used,
+        false => format!("{used}; it offered {}", seen.offered.join(", ")),
+    }
 }
 
 /// Reports TLS and the certificate chain. Returns whether the handshake succeeded.

@@ -1,8 +1,16 @@
 //! This machine: its resources, and programs that should not run next to a bridge.
+//!
+//! `facts` asks the system, with one function for each fact. `requirements` compares them with what
+//! the bridge needs, for `doctor --system`; `table` shows the result.
+
+mod facts;
+pub(super) mod requirements;
+mod table;
 
 use super::report::Check;
 use crate::config::Config;
 use crate::text::error_chain;
+use facts::OpenFiles;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::path::Path;
 
@@ -62,26 +70,14 @@ fn failed_data(error: &dyn std::error::Error) -> Check {
 }
 
 fn cores() -> Check {
-    match std::thread::available_parallelism() {
+    match facts::cores() {
         Ok(cores) => Check::ok("system", format!("{cores} cores, {}", std::env::consts::OS)),
         Err(error) => Check::warn("system", format!("cannot count the cores: {error}"), ""),
     }
 }
 
 fn memory() -> Check {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    // Not `MemFree`: the kernel gives memory of its page cache to programs that need it.
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| {
-        line.trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    match kib.map(|kib| kib * 1024) {
+    match facts::free_memory() {
         None => Check::skipped("memory", "this system does not report free memory"),
         Some(bytes) if bytes < MEMORY_MIN_BYTES => Check::warn(
             "memory",
@@ -92,25 +88,23 @@ fn memory() -> Check {
     }
 }
 
-#[cfg(unix)]
+/// The remedy where a process may open too few files.
+const RAISE_FILES: &str = "raise the limit to 4096 or more (LimitNOFILE in the unit of the service, ulimit -n in a \
+                           shell): each exchange needs a connection to its target";
+
 fn files() -> Check {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    match limit.current {
-        Some(files) if files < FILES_MIN => Check::warn(
+    match facts::open_files() {
+        Some(OpenFiles::AtMost(files)) if files < FILES_MIN => Check::warn(
             "files",
             format!("this process may open {files} files"),
-            "raise the limit to 4096 or more (LimitNOFILE in the unit of the service, ulimit -n in a shell): each \
-             exchange needs a connection to its target",
+            RAISE_FILES,
         ),
-        Some(files) => Check::ok("files", format!("this process may open {files} files")),
-        None => Check::ok("files", "this process may open any number of files"),
+        Some(OpenFiles::AtMost(files)) => {
+            Check::ok("files", format!("this process may open {files} files"))
+        }
+        Some(OpenFiles::Any) => Check::ok("files", "this process may open any number of files"),
+        None => Check::skipped("files", "this system has no limit of open files"),
     }
-}
-
-#[cfg(not(unix))]
-fn files() -> Check {
-    let _ = FILES_MIN;
-    Check::skipped("files", "this system has no limit of open files")
 }
 
 fn randomness() -> Check {
@@ -125,11 +119,8 @@ fn randomness() -> Check {
     }
 }
 
-#[cfg(unix)]
 fn disk(path: &Path) -> Option<Check> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    // `f_bavail`, not `f_bfree`: a part of the disk is reserved for root.
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let free = facts::disk_free(path)?;
     let text = format!("{} MiB free at {}", free / MIB, path.display());
     Some(if free < DISK_MIN_BYTES {
         Check::warn(
@@ -142,74 +133,21 @@ fn disk(path: &Path) -> Option<Check> {
     })
 }
 
-#[cfg(not(unix))]
-fn disk(_: &Path) -> Option<Check> {
-    let _ = DISK_MIN_BYTES;
-    None
-}
+/// The remedy where ALM or Octane runs on the same host.
+const OTHER_HOST: &str = "run the bridge on a separate host: an attacker on this one would have both, and both \
+                          compete for memory";
 
 /// Detects ALM or Octane on this host: an attacker on the host would have both systems, and both need its
 /// memory.
 fn neighbours() -> Option<Check> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let is_process = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.parse::<u32>().is_ok());
-        let Some(line) = is_process
-            // Processes of other users may be hidden, and any process may have ended since.
-            .then(|| std::fs::read(entry.path().join("cmdline")).ok())
-            .flatten()
-        else {
-            continue;
-        };
-        if let Some(name) = neighbour(&String::from_utf8_lossy(&line))
-            && !found.contains(&name)
-        {
-            found.push(name);
-        }
-    }
+    let found = facts::neighbours()?;
     Some(if found.is_empty() {
         Check::ok("neighbours", "no ALM or Octane detected on this host")
     } else {
         Check::warn(
             "neighbours",
             format!("{} appears to run on this host", found.join(" and ")),
-            "run the bridge on a separate host: an attacker on this one would have both, and both compete for \
-             memory",
+            OTHER_HOST,
         )
     })
-}
-
-/// Returns the program that a command line starts, if it is one of them.
-fn neighbour(line: &str) -> Option<&'static str> {
-    let line = line.to_ascii_lowercase();
-    // Both are Java programs. Without this a text editor with a file of that name would match.
-    let is_java = line.contains("java") || line.contains("wrapper");
-    if !is_java {
-        return None;
-    }
-    if line.contains("octane") {
-        return Some("Octane");
-    }
-    let alm = ["qcbin", "/alm/", "\\alm\\", "hpalm", "almserver"];
-    alm.iter().any(|part| line.contains(part)).then_some("ALM")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbour_is_detected_by_command_line() {
-        let alm = "/opt/jre/bin/java\0-Dserver=/var/opt/ALM/webapps/qcbin\0";
-        assert_eq!(neighbour(alm), Some("ALM"));
-        assert_eq!(
-            neighbour("wrapper\0/opt/octane/wrapper.conf"),
-            Some("Octane")
-        );
-        assert_eq!(neighbour("vim\0octane-notes.txt"), None);
-        assert_eq!(neighbour("java\0-jar\0app.jar"), None);
-    }
 }

@@ -131,6 +131,7 @@ fn advice(code: Code) -> &'static str {
         | Code::Conflict
         | Code::PreconditionFailed
         | Code::OutcomeUnknown
+        | Code::KeySpent
         | Code::UnknownEndpoint
         | Code::Internal => "see the log of the bridge",
     }

@@ -5,8 +5,9 @@ use super::serial::Bounded;
 use crate::code::{Code, Execution, Failure};
 use crate::limits::{
     ABANDONED_MAX, DETAIL_MAX_BYTES, SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX,
-    STREAM_WINDOW_MIN_BYTES,
+    STREAM_WINDOW_MIN_BYTES, VERSION_MAX_BYTES,
 };
+use crate::version::{AcceptedVersions, ProgramVersion};
 use serde::{Deserialize, Serialize};
 
 /// The latest version of the wire that this code supports. Version 2 adds the context of requests (W-69).
@@ -343,5 +344,42 @@ impl Report {
         self.config_refused
             .as_ref()
             .is_none_or(|text| text.len() <= DETAIL_MAX_BYTES)
+    }
+}
+
+/// [`AcceptedVersions`] on the wire (W-70).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WireVersions {
+    newest: Option<String>,
+    oldest: Option<String>,
+    is_enforced: bool,
+}
+
+impl WireVersions {
+    pub(super) fn new(versions: &AcceptedVersions) -> Self {
+        let text = |version: &Option<ProgramVersion>| version.as_ref().map(ToString::to_string);
+        Self {
+            newest: text(&versions.newest),
+            oldest: text(&versions.oldest),
+            is_enforced: versions.is_enforced,
+        }
+    }
+
+    /// Returns the versions; `None` if a text exceeds its limit.
+    pub(super) fn into_versions(self) -> Option<AcceptedVersions> {
+        let fits = |text: &Option<String>| {
+            text.as_ref()
+                .is_none_or(|text| text.len() <= VERSION_MAX_BYTES)
+        };
+        if !fits(&self.newest) || !fits(&self.oldest) {
+            return None;
+        }
+        // A later relay may have another form of version. It is for people, so it is no reason to end the session.
+        let version = |text: Option<String>| -> Option<ProgramVersion> { text?.parse().ok() };
+        Some(AcceptedVersions {
+            newest: version(self.newest),
+            oldest: version(self.oldest),
+            is_enforced: self.is_enforced,
+        })
     }
 }

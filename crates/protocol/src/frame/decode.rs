@@ -3,7 +3,7 @@
 //! Each type states here whether it belongs to a stream or to the session, which flags it may carry, and
 //! how its payload is read. The bytes are hostile; nothing is allocated beyond what they hold.
 
-use super::control::{Report, WireReset};
+use super::control::{Report, WireReset, WireVersions};
 use super::head::{RequestHead, ResponseHead};
 use super::headers::Headers;
 use super::{FLAG_END, FLAG_SKIPPABLE, Frame, FrameError, PROOF_BYTES, kind, serial};
@@ -83,6 +83,7 @@ impl Header {
             kind::STATUS => Frame::Status(self.session_payload(&payload)?),
             kind::GOAWAY => Frame::GoAway(self.session_payload(&payload)?),
             kind::REPORT => self.report(&payload)?,
+            kind::VERSIONS => self.versions(&payload)?,
             // Neither id nor payload is checked: a later version defines them (W-61).
             _ if self.flags & FLAG_SKIPPABLE != 0 => return Ok(None),
             unknown => return Err(FrameError::UnknownType(unknown)),
@@ -135,13 +136,26 @@ impl Header {
         serial::decode(payload)
     }
 
-    fn report(&self, payload: &[u8]) -> Result<Frame, FrameError> {
+    /// A frame of the session that older peers skip.
+    fn on_session_skippable(&self) -> Result<(), FrameError> {
         if self.id != 0 {
             return Err(FrameError::WrongStream(self.kind));
         }
         if self.flags != FLAG_SKIPPABLE {
             return Err(self.unknown_flags());
         }
+        Ok(())
+    }
+
+    fn versions(&self, payload: &[u8]) -> Result<Frame, FrameError> {
+        self.on_session_skippable()?;
+        let wire: WireVersions = serial::decode(payload)?;
+        let versions = wire.into_versions().ok_or(FrameError::TooLarge)?;
+        Ok(Frame::Versions(Box::new(versions)))
+    }
+
+    fn report(&self, payload: &[u8]) -> Result<Frame, FrameError> {
+        self.on_session_skippable()?;
         let report: Box<Report> = serial::decode(payload)?;
         if !report.fits() {
             return Err(FrameError::TooLarge);

@@ -22,6 +22,8 @@ pub enum Event {
     Failed(u32),
     /// Relay: what the bridge serves has changed, see `Session::serves`.
     Serves,
+    /// Bridge: the relay named other versions of bridges, see `Session::versions`.
+    Versions,
     /// The peer sent GOAWAY.
     GoAway(GoAway),
     /// This side sent GOAWAY (on the relay: both sides did) and no exchange is left: close the connection.

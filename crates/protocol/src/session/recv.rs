@@ -16,8 +16,8 @@ const WINDOW_LIMIT: u64 = 1 << 40;
 /// Rejections of streams that wait to be sent. A relay that causes more is flooding.
 const REFUSALS_MAX: usize = 1024;
 
-/// `Event::Serves` that wait for the owner. The event carries no data, so one is enough.
-const SERVES_EVENTS: usize = 1;
+/// `Event::Serves`, and `Event::Versions`, that wait for the owner. They carry no data, so one of each is enough.
+const CHANGE_EVENTS: usize = 1;
 
 fn broken(what: impl Into<String>) -> EndReason {
     EndReason::Protocol(what.into())
@@ -100,15 +100,19 @@ impl Session {
                 self.serves = Arc::new(serves);
                 // Its list of endpoints is positional: it belongs to the STATUS before (W-63).
                 self.report = None;
-                let queued = self.events.iter().filter(|event| **event == Event::Serves);
-                if queued.count() < SERVES_EVENTS {
-                    self.events.push_back(Event::Serves);
-                }
+                self.push_change(Event::Serves);
                 Ok(())
             }
             Some(Frame::Report(report)) => {
                 self.from(Side::Bridge, "REPORT")?;
                 self.report = Some(Arc::from(report));
+                Ok(())
+            }
+            Some(Frame::Versions(versions)) => {
+                self.from(Side::Relay, "VERSIONS")?;
+                // As for STATUS: watchers compare the pointer.
+                self.versions = Some(Arc::from(versions));
+                self.push_change(Event::Versions);
                 Ok(())
             }
             Some(Frame::GoAway(goaway)) => self.on_goaway(goaway),
@@ -125,6 +129,14 @@ impl Session {
             Some(
                 Frame::Challenge(_) | Frame::Hello { .. } | Frame::Welcome(_) | Frame::Refused(_),
             ) => Err(broken("a frame of the opening after WELCOME")),
+        }
+    }
+
+    /// Queues an event without data, unless the owner has not taken the last one yet.
+    fn push_change(&mut self, change: Event) {
+        let queued = self.events.iter().filter(|event| **event == change);
+        if queued.count() < CHANGE_EVENTS {
+            self.events.push_back(change);
         }
     }
 

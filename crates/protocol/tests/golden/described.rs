@@ -8,6 +8,7 @@ use protocol::frame::{
     PreviousSession, Reach, Refused, RefusedCode, Report, RequestHead, RequestTarget, ResponseHead,
     Serves, TimeLeft, Welcome, Windows,
 };
+use protocol::version::AcceptedVersions;
 use protocol::{Code, Execution, Failure};
 use serde_json::Value;
 
@@ -285,6 +286,11 @@ pub(crate) fn frame(value: &Value) -> Frame {
             retry_after_ms: number(&value["retry_after_ms"]),
         }),
         "REPORT" => Frame::Report(Box::new(report(value))),
+        "VERSIONS" => Frame::Versions(Box::new(AcceptedVersions {
+            newest: option(&value["newest"], |version| text(version).parse().unwrap()),
+            oldest: option(&value["oldest"], |version| text(version).parse().unwrap()),
+            is_enforced: value["enforced"].as_bool().unwrap(),
+        })),
         other => panic!("no frame is called {other}"),
     }
 }

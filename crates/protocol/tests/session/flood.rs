@@ -10,6 +10,7 @@ use protocol::frame::{
 };
 use protocol::limits::RESULTS_QUEUED_MAX;
 use protocol::session::{Config, EndReason, Event, OpenError, Read, Side};
+use protocol::version::AcceptedVersions;
 use protocol::{Code, Execution};
 
 const STREAMS_MAX: u32 = 10;
@@ -269,6 +270,26 @@ fn serves_event_is_emitted_once_for_many_changes() {
     }
     assert_eq!(count(&peer.events(), &Event::Serves), 1);
     assert_eq!(peer.session.serves().endpoints.as_slice(), ["alm-999"]);
+}
+
+#[test]
+fn versions_come_from_the_relay_alone() {
+    let named = |newest: &str| {
+        Frame::Versions(Box::new(AcceptedVersions {
+            newest: newest.parse().ok(),
+            ..AcceptedVersions::default()
+        }))
+    };
+    let mut peer = bridge();
+    assert_eq!(peer.session.versions(), None);
+    for round in 0..1000 {
+        peer.hears(&named(&format!("1.{round}.0")));
+    }
+    assert_eq!(count(&peer.events(), &Event::Versions), 1);
+    let last = peer.session.versions().unwrap();
+    assert_eq!(last.newest, "1.999.0".parse().ok());
+    let mut relay = Scripted::new(config(Side::Relay, Windows::default()));
+    relay.refuses(&named("1.0.0"));
 }
 
 #[test]

@@ -54,6 +54,7 @@ const RULES: &[(&str, &str, Resource)] = &[
     ("showKey", "AS", Resource::Keys),
     ("revokeKey", "AS", Resource::Keys),
     ("rotateKey", "AS", Resource::Keys),
+    ("createPairingFile", "AS", Resource::Keys),
     ("listSigningSecrets", "AS", Resource::Tenant),
     ("rotateSigningSecret", "AS", Resource::Tenant),
     ("listAudit", "AS", Resource::Tenant),

@@ -3,7 +3,7 @@
 use super::errors::failed;
 use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
-use crate::access::{KeyScope, Object};
+use crate::access::Object;
 use crate::audit::checkpoints::hex;
 use crate::directory::BridgeSummary;
 use crate::ownership;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use protocol::Code;
 use protocol::frame::{EndpointHealth, Reach};
+use protocol::version::UpdateState;
 use runtime::peer_text::PeerText;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -42,6 +43,15 @@ pub(crate) struct BridgeView {
     last_seen_at: Option<Timestamp>,
     /// Number of installations that may authenticate as this bridge.
     installations: usize,
+    /// Whether it should be updated: `required` if it is older than `version_oldest`, `available` if it is older than
+    /// `version_newest`, `current`, or `unknown`. The oldest of its tunnels counts.
+    update: &'static str,
+    /// The newest version that the operator has named for bridges; null for none.
+    version_newest: Option<String>,
+    /// The oldest version that the operator supports; null for none.
+    version_oldest: Option<String>,
+    /// The version with which the relay refused it lately, because it is too old; null if it did not.
+    version_refused: Option<String>,
     /// Endpoint names that it owns, whether it declares them now or not. A narrowed key sees those that it
     /// may use.
     owned_endpoints: Vec<String>,
@@ -56,6 +66,8 @@ pub(crate) struct SessionView {
     host: String,
     /// The bridge's version.
     software: String,
+    /// Whether it should be updated: `required`, `available`, `current` or `unknown`.
+    update: &'static str,
     /// Seconds since the tunnel was opened.
     up_s: u64,
     /// Requests in progress.
@@ -162,6 +174,16 @@ fn view(
 ) -> BridgeView {
     let online = own.iter().any(|entry| entry.session.is_open());
     let registry = &cx.state.data.registry;
+    let versions = &cx.state.bridge_versions;
+    let accepted = versions.accepted();
+    let refused = versions.refused_version(bridge.id.as_str());
+    let states = own
+        .iter()
+        .map(|entry| versions.state_of(entry.software.as_str()));
+    let update = match refused {
+        Some(_) => UpdateState::Required,
+        None => states.max().unwrap_or(UpdateState::Unknown),
+    };
     BridgeView {
         name: bridge.name.to_string(),
         id: bridge.id.to_string(),
@@ -173,15 +195,18 @@ fn view(
         // The stored time is up to half a minute old, so a connected bridge counts as seen now.
         last_seen_at: if online { Some(now()) } else { last }.map(Timestamp::Seconds),
         installations: bridge.installations,
+        update: update.as_str(),
+        version_newest: accepted.newest.as_ref().map(ToString::to_string),
+        version_oldest: accepted.oldest.as_ref().map(ToString::to_string),
+        version_refused: refused.map(|software| software.to_string()),
         owned_endpoints: owned_endpoints(cx, bridge),
-        sessions: own
-            .iter()
-            .map(|entry| session(entry, &cx.principal.scope))
-            .collect(),
+        sessions: own.iter().map(|entry| session(cx, entry)).collect(),
     }
 }
 
-fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
+fn session(cx: &Context<'_>, entry: &TunnelEntry) -> SessionView {
+    let scope = &cx.principal.scope;
+    let versions = &cx.state.bridge_versions;
     let offer = entry.offer();
     let report = entry.session.report();
     let health = |at: usize| {
@@ -196,6 +221,7 @@ fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
     SessionView {
         host: entry.host.to_string(),
         software: entry.software.to_string(),
+        update: versions.state_of(entry.software.as_str()).as_str(),
         up_s: entry.since.elapsed().as_secs(),
         streams: entry.session.streams_open(),
         rtt_ms: entry.session.rtt().as_micros() as f64 / 1e3,

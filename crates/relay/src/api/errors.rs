@@ -11,6 +11,7 @@ pub(crate) fn failed(error: StorageError) -> Problem {
         | StorageError::NotFound(_)
         | StorageError::Invalid(_)
         | StorageError::KeyGone
+        | StorageError::KeySpent
         | StorageError::Changed => {}
         StorageError::Store(StoreError::OutcomeUnknown(_)) => {
             tracing::error!(%error, "outcome of a database commit unknown");

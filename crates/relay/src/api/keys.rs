@@ -25,7 +25,7 @@ pub(crate) struct KeyView {
     role: &'static str,
     /// A name for people.
     name: String,
-    /// `valid`, `expired` or `revoked`.
+    /// `valid`, `spent` (the key of a pairing file that has paired its bridge), `expired` or `revoked`.
     state: &'static str,
     /// What a bridge key may do with the name of an existing bridge: `none`, `join` or `replace`.
     existing: &'static str,
@@ -37,6 +37,8 @@ pub(crate) struct KeyView {
     revoked_at: Option<Timestamp>,
     /// When it was last used, accurate to about two minutes.
     last_used_at: Option<Timestamp>,
+    /// Whether it pairs one bridge only, as the key of a pairing file.
+    one_time: bool,
     /// When the secret before the last rotation expires; null if there is none.
     previous_secret_expires_at: Option<Timestamp>,
     /// What the key is narrowed to. A list that is left out narrows nothing.
@@ -91,6 +93,16 @@ pub(crate) enum ExistingName {
     Replace,
 }
 
+impl From<ExistingName> for Existing {
+    fn from(name: ExistingName) -> Self {
+        match name {
+            ExistingName::None => Self::Refuse,
+            ExistingName::Join => Self::Join,
+            ExistingName::Replace => Self::Replace,
+        }
+    }
+}
+
 /// An API key to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +140,7 @@ pub(crate) struct ScopeDocument {
 }
 
 impl ScopeDocument {
-    fn into_scope(self) -> Result<Scope, Problem> {
+    pub(super) fn into_scope(self) -> Result<Scope, Problem> {
         let list = |name: &str, given: Option<Vec<String>>| match given {
             Some(list) if list.is_empty() => Err(Problem::invalid(format!(
                 "scope.{name} is an empty list: leave it out to narrow nothing, or name what is \
@@ -169,6 +181,8 @@ const OVERLAP: i64 = 24 * 3600;
 pub(crate) fn state(key: &ApiKey) -> &'static str {
     if key.revoked.is_some() {
         "revoked"
+    } else if key.spent.is_some() {
+        "spent"
     } else if key.expires.is_some_and(|expires| expires <= now()) {
         "expired"
     } else {
@@ -190,6 +204,7 @@ fn view(cx: &Context<'_>, key: &ApiKey) -> KeyView {
         expires_at: key.expires.map(Timestamp::Seconds),
         revoked_at: key.revoked.map(Timestamp::Seconds),
         last_used_at: key.last_used.map(Timestamp::Seconds),
+        one_time: key.is_one_time,
         // Stored until the next rotation; after it has expired, clients need not know.
         previous_secret_expires_at: previous
             .filter(|until| *until > now())
@@ -306,13 +321,10 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let new = NewKey {
             role,
             name: new.name,
-            existing: match new.existing {
-                ExistingName::None => Existing::Refuse,
-                ExistingName::Join => Existing::Join,
-                ExistingName::Replace => Existing::Replace,
-            },
+            existing: new.existing.into(),
             expires: new.expires_at.map(Timestamp::seconds),
             scope,
+            is_one_time: false,
         };
         let created = cx.storage().create_key_with(&tenant, new).await;
         let (key, secret) = created.map_err(failed)?;

@@ -23,7 +23,8 @@ pub(crate) struct NoticeView {
     /// Name of the tenant; empty if the notice concerns the relay itself.
     tenant: String,
     /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
-    /// `certificate_expires`, `deliveries_paused` or `database_silent`.
+    /// `certificate_expires`, `deliveries_paused`, `database_silent`, `pairing_file_reused` or
+    /// `bridge_outdated`.
     kind: String,
     /// The object: a bridge's name, a client id, or a file.
     object: String,

@@ -15,7 +15,7 @@ use crate::access::Object;
 use crate::body::Body;
 use crate::denials::{Denied, DeniedClient};
 use crate::problem::{Problem, document};
-use crate::storage::Pairing;
+use crate::storage::{Pairing, StorageError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -148,9 +148,18 @@ async fn register(
         instance: request.instance,
         host: request.host,
         software: request.software,
+        address: cx.peer.to_string(),
         bridges_max: cx.state.data.limits().bridges_per_tenant,
     };
-    let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
+    let paired = match cx.storage().pair(&pairing).await {
+        Ok(paired) => paired,
+        Err(error) => {
+            if matches!(error, StorageError::KeySpent) {
+                note_reuse(cx).await;
+            }
+            return Err(failed(error));
+        }
+    };
     cx.state.directory.follow_change().await;
     let registry = &cx.state.data.registry;
     // A re-installed bridge starts to count its connections at zero. Without this it would look like a
@@ -173,6 +182,17 @@ async fn register(
         name: pairing.name,
     };
     json::reply(StatusCode::OK, &view)
+}
+
+/// Raises the notice that a copy of a pairing file is in use. The request is refused in any case.
+async fn note_reuse(cx: &Context<'_>) {
+    match cx.storage().note_reuse(&cx.principal.client_id).await {
+        Ok(true) => cx.state.notices_wanted.notify_one(),
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(%error, "cannot store that the key of a pairing file was used again");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::page::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 use super::{
     Handler, Operation, Parameter, ParameterKind, SchemaOf, Success, audit, bridges, calls,
-    explain, keys, notices, pairing, schema, secrets, services, tenants,
+    explain, keys, notices, pairing, pairing_files, schema, secrets, services, tenants,
 };
 use crate::access::Permission;
 use crate::ingress::calls::described as call;
@@ -307,6 +307,24 @@ fn tenants_and_keys() -> Vec<Operation> {
         .query(OF_TENANT)
         .request_body(schema::<keys::Rotation>)
         .idempotent(),
+        operation(
+            "createPairingFile",
+            Method::POST,
+            "/v1/pairing-files",
+            Permission::KEYS,
+            document::<pairing_files::PairingFile<'_>>(
+                201,
+                "The file, with the secret of its new key, which is shown only once.",
+            ),
+            Some(pairing_files::create),
+        )
+        .summary("Create a file with which one bridge is paired")
+        .description(
+            "Store the response as it is, in a file that only its receiver can read. The bridge's administrator runs \
+             `integration-bridge pair --bundle FILE`. The key in it is listed and revoked like any other.",
+        )
+        .request_body(schema::<pairing_files::NewPairingFile>)
+        .idempotent(),
     ]
 }
 
@@ -394,7 +412,7 @@ fn bridges_and_services() -> Vec<Operation> {
             .summary("Register a bridge's public key under a name")
             .description("`integration-bridge pair` sends this request. The proof is an Ed25519 signature, which WIRE.md describes.")
             .request_body(schema::<pairing::PairDocument>)
-            .errors(&[Code::Conflict])
+            .errors(&[Code::Conflict, Code::KeySpent])
             .idempotent(),
         operation("listServices", Method::GET, "/v1/services", Permission::TENANT, document::<services::ServiceList>(200, "The services."), Some(services::list))
             .summary("List the services of a tenant that reported themselves")

@@ -1,5 +1,6 @@
 //! The arguments of the command line.
 
+use super::pairing_file::BundleOptions;
 use crate::config::ConfigDuration;
 use crate::storage::{Existing, Role, audit};
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -37,6 +38,15 @@ pub(super) enum Command {
     Serve,
     /// Make the running relay read its config again. Fails if the relay rejects it, and prints why.
     Reload,
+    /// Ask the running relay whether it works. Exit code 0: it does; 1: it does not, or does not respond. For health
+    /// checks of containers.
+    ///
+    /// The request goes to `listen.admin` if it is set, else to `listen.internal`, else to `listen.public`.
+    Health {
+        /// Ask whether it serves bridges and callers. A relay in standby works and does not serve.
+        #[arg(long)]
+        ready: bool,
+    },
     /// Create the database and the first site administrator's key, which is shown only once: on a terminal, or in a
     /// file next to `storage.key_file`.
     Init {
@@ -78,6 +88,12 @@ pub(super) enum Command {
     },
     /// Print the OpenAPI 3.1 document of the HTTP API.
     Openapi,
+    /// Write the man pages, one for each command.
+    #[command(hide = true)]
+    Man(manual::PagesArgs),
+    /// Print the script that completes this command line in a shell.
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
 }
 
 const BACKUP_HELP: &str = "\
@@ -323,7 +339,7 @@ pub(super) enum KeyCommand {
     /// Create an API key. Its secret is shown only once.
     #[command(after_help = "\
 Examples:
-  integration-relay key create --tenant acme --role bridge --name berlin
+  integration-relay key create --tenant acme --role bridge --bridge berlin --bundle berlin.json
   integration-relay key create --tenant acme --role bridge --existing replace
   integration-relay key create --tenant acme --role caller --expires 90d --host '*.corp.example'
   integration-relay key create --tenant acme --role synchronizer --json")]
@@ -358,6 +374,8 @@ Examples:
         /// Narrow the key to this credential. May be repeated.
         #[arg(long, value_name = "NAME")]
         credential: Vec<String>,
+        #[command(flatten)]
+        file: BundleOptions,
         #[command(flatten)]
         output: JsonObject,
     },
@@ -466,6 +484,11 @@ impl Args {
             {
                 Some("--existing requires --role bridge")
             }
+            Command::Key(KeyCommand::Create { role, file, .. })
+                if file.bundle.is_some() && *role != Role::Bridge =>
+            {
+                Some("--bundle requires --role bridge")
+            }
             Command::Key(KeyCommand::Create { role, tenant, .. }) => match (role, tenant) {
                 (Role::SiteAdmin, Some(_)) => {
                     Some("a key with the role site-admin has no --tenant")
@@ -475,6 +498,7 @@ impl Args {
             },
             Command::Serve
             | Command::Reload
+            | Command::Health { .. }
             | Command::Init { .. }
             | Command::Config(_)
             | Command::Tenant(_)
@@ -484,7 +508,9 @@ impl Args {
             | Command::Audit(_)
             | Command::Backup { .. }
             | Command::Restore { .. }
-            | Command::Openapi => None,
+            | Command::Openapi
+            | Command::Man(_)
+            | Command::Completions(_) => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::control::{self, ControlError, Tunnel};
 use super::{CliError, key, output};
 use crate::api::timestamp::Timestamp;
 use crate::config::Config;
+use crate::storage::bridges::Installation;
 use crate::storage::notices::Notice;
 use crate::storage::{Bridge, Storage, now};
 use runtime::time::to_minute;
@@ -16,6 +17,7 @@ const ALARMS_MAX: u32 = 10_000;
 
 const CLONED: &str = "bridge_cloned";
 const CONFLICT: &str = "endpoint_conflict";
+const OUTDATED: &str = "bridge_outdated";
 
 pub(super) async fn run(
     storage: &Storage,
@@ -30,10 +32,14 @@ pub(super) async fn run(
             let alarms = Alarms::open(storage).await?;
             let names = key::names(storage).await?;
             let name_of = |bridge: &Bridge| names.get(&bridge.tenant).cloned().unwrap_or_default();
+            let installations = storage.installations(tenant.as_deref()).await?;
             let connected = Connected::ask(config);
             if json {
                 let documents = bridges.iter().map(|bridge| {
-                    document(bridge, &name_of(bridge), &alarms, connected.of(bridge))
+                    let mut document =
+                        document(bridge, &name_of(bridge), &alarms, connected.of(bridge));
+                    document["pairings"] = pairings(bridge, &installations);
+                    document
                 });
                 return output::json(&documents.collect());
             }
@@ -46,7 +52,7 @@ pub(super) async fn run(
                         name_of(bridge),
                         bridge.id.to_string(),
                         alarms.state(bridge),
-                        to_minute(bridge.created),
+                        paired(bridge, &installations),
                         bridge.last_seen.map_or_else(|| "never".into(), to_minute),
                         connected.map_or_else(|| "unknown".into(), |own| summary(&own)),
                     ]
@@ -249,6 +255,34 @@ fn summary(tunnels: &[&Tunnel]) -> String {
     )
 }
 
+/// Returns when the bridge's latest installation was paired, and from where: an operator sees whether it was the right
+/// machine.
+fn paired(bridge: &Bridge, installations: &[Installation]) -> String {
+    let mut latest_first = installations.iter().rev();
+    let Some(latest) = latest_first.find(|one| one.bridge == bridge.id) else {
+        return to_minute(bridge.created);
+    };
+    let at = to_minute(latest.paired);
+    match latest.address.as_str() {
+        "" => at,
+        address => format!("{at} from {address} ({})", latest.host),
+    }
+}
+
+/// Returns the bridge's installations, oldest first.
+fn pairings(bridge: &Bridge, installations: &[Installation]) -> Value {
+    let own = installations.iter().filter(|one| one.bridge == bridge.id);
+    let documents = own.map(|one| {
+        json!({
+            "paired_at": Timestamp::Seconds(one.paired),
+            "address": one.address,
+            "host": one.host,
+            "client_id": one.paired_by,
+        })
+    });
+    documents.collect()
+}
+
 /// Open notices about bridges, which running relays have raised.
 struct Alarms(Vec<Notice>);
 
@@ -256,7 +290,7 @@ impl Alarms {
     async fn open(storage: &Storage) -> Result<Self, CliError> {
         let mut open = storage.notices("", true, "", ALARMS_MAX).await?;
         // The command has only the database; notices are how running relays share what they see.
-        open.retain(|notice| notice.kind == CLONED || notice.kind == CONFLICT);
+        open.retain(|notice| [CLONED, CONFLICT, OUTDATED].contains(&&*notice.kind));
         Ok(Self(open))
     }
 
@@ -277,6 +311,9 @@ impl Alarms {
         }
         if self.has(bridge, CONFLICT) {
             words.push("endpoints refused");
+        }
+        if self.has(bridge, OUTDATED) {
+            words.push("outdated");
         }
         words.join(", ")
     }
@@ -308,6 +345,7 @@ fn document(
         "tls_inspection": bridge.inspected.is_some(),
         "cloned": alarms.has(bridge, CLONED),
         "endpoints_refused": alarms.has(bridge, CONFLICT),
+        "outdated": alarms.has(bridge, OUTDATED),
         "created_at": Timestamp::Seconds(bridge.created),
         "last_seen_at": bridge.last_seen.map(Timestamp::Seconds),
         // Null: no relay that runs with this config on this machine responds.

@@ -67,6 +67,7 @@ fn certificates(config: &Config, found: &mut Findings) {
     let files = [
         ("direct.ca_file", &config.direct.ca_file),
         ("telemetry.ca_file", &config.telemetry.ca_file),
+        ("listen.public_ca_file", &config.listen.public_ca_file),
     ];
     for (key, file) in files {
         if let Some(file) = file {

@@ -1,16 +1,20 @@
 //! `key create | list | rotate | revoke`.
 
 use super::args::{KeyCommand, ListOptions};
-use super::{CliError, output};
+use super::{CliError, output, pairing_file};
 use crate::api::keys::state;
 use crate::api::timestamp::Timestamp;
-use crate::config::ConfigDuration;
+use crate::config::{Config, ConfigDuration};
 use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
 use runtime::time::to_minute;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), CliError> {
+pub(super) async fn run(
+    storage: &Storage,
+    config: &Config,
+    command: KeyCommand,
+) -> Result<(), CliError> {
     match command {
         KeyCommand::Create {
             tenant,
@@ -22,6 +26,7 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             endpoint,
             host,
             credential,
+            file,
             output,
         } => {
             let new = NewKey {
@@ -36,8 +41,20 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                     hosts: host,
                     credentials: credential,
                 },
+                is_one_time: false,
             };
             let tenant = tenant.unwrap_or_default();
+            if let Some(path) = &file.bundle {
+                let key = (tenant.as_str(), new);
+                return pairing_file::create(
+                    storage,
+                    config,
+                    key,
+                    (&file, path.as_path()),
+                    output.json,
+                )
+                .await;
+            }
             check_output()?;
             let (key, secret) = storage.create_key_with(&tenant, new).await?;
             let whose = match role {
@@ -219,7 +236,7 @@ fn narrowing(scope: &Scope) -> String {
     }
 }
 
-fn document(key: &ApiKey, tenant: &str) -> Value {
+pub(super) fn document(key: &ApiKey, tenant: &str) -> Value {
     json!({
         "client_id": key.client_id,
         "tenant": tenant,
@@ -230,6 +247,7 @@ fn document(key: &ApiKey, tenant: &str) -> Value {
         "created_at": Timestamp::Seconds(key.created),
         "expires_at": key.expires.map(Timestamp::Seconds),
         "last_used_at": key.last_used.map(Timestamp::Seconds),
+        "one_time": key.is_one_time,
         "scope": key.scope,
     })
 }

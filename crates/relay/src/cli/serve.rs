@@ -4,12 +4,17 @@ use super::{CliError, control, log};
 use crate::config::{Config, Tls};
 use crate::running::{Relay, RunningRelay};
 use runtime::logging::LogFormat;
+use runtime::service_manager::ServiceManager;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// Time limit for showing the first key.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a stop may take in addition to `limits.drain_timeout`: closing tunnels, releasing the lease, and the audit record.
+const STOP_MARGIN: Duration = Duration::from_secs(20);
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
@@ -21,7 +26,15 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     let started_with = config.clone();
     let key_file = config.key_file.clone();
     let log_format = config.log.format;
+    let manager = ServiceManager::of_environment();
+    // A new version may change a large database, for longer than any time limit of a unit.
+    let mut starting = JoinSet::new();
+    starting.spawn(manager.clone().starting());
     let running = Relay::start(config).await?;
+    drop(starting);
+    // Also in standby, which may last for as long as another relay serves.
+    manager.ready("started");
+    let _reporting = running.report_to(&manager);
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
     }
@@ -33,11 +46,13 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     };
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
-        () = reload_on_hangup(&running, path) => Ok(()),
+        () = reload_on_hangup(&running, path, &manager) => Ok(()),
         () = control::serve(&running, &started_with, path) => Ok(()),
         // It ends only with an error: the database failed while the first key was created.
         result = first_key => result,
     };
+    let drain = running.state().data.limits().drain_timeout.0;
+    manager.stopping(drain.saturating_add(STOP_MARGIN));
     running.shutdown().await;
     result
 }
@@ -81,13 +96,14 @@ async fn first_key(
 
 /// Reloads the config on SIGHUP.
 #[cfg(unix)]
-async fn reload_on_hangup(running: &RunningRelay, path: &Path) {
+async fn reload_on_hangup(running: &RunningRelay, path: &Path, manager: &ServiceManager) {
     use tokio::signal::unix::{SignalKind, signal};
     // Without the handler a SIGHUP would end the process.
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return std::future::pending().await;
     };
     while hangup.recv().await.is_some() {
+        let _reloading = manager.reloading();
         // The log has the result.
         let _ = control::reload(running, path);
     }
@@ -95,7 +111,7 @@ async fn reload_on_hangup(running: &RunningRelay, path: &Path) {
 }
 
 #[cfg(not(unix))]
-async fn reload_on_hangup(_: &RunningRelay, _: &Path) {
+async fn reload_on_hangup(_: &RunningRelay, _: &Path, _: &ServiceManager) {
     std::future::pending().await
 }
 

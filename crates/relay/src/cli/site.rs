@@ -22,6 +22,7 @@ pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), Stora
         existing: Existing::Refuse,
         expires: None,
         scope: Scope::default(),
+        is_one_time: false,
     };
     storage.create_key_with("", new).await
 }

@@ -67,6 +67,7 @@ impl Config {
         let ca_files = [
             ("direct.ca_file", &self.direct.ca_file),
             ("telemetry.ca_file", &self.telemetry.ca_file),
+            ("listen.public_ca_file", &self.listen.public_ca_file),
         ];
         for (key, file) in ca_files {
             if let Some(file) = file {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use transport::dial::RelayUrl;
 
 /// `[listen]` as it is written. The keys are described at [`Listen`].
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +25,8 @@ pub(super) struct ListenTable {
     /// Whether listeners without TLS may leave loopback. Defaults to false.
     insecure: bool,
     authorities: Vec<String>,
+    public_url: Option<String>,
+    public_ca_file: Option<FilePath>,
     behind_balancer: bool,
     title_case: bool,
 }
@@ -94,7 +97,14 @@ impl ListenTable {
                  authorities = [\"relay.example.com\"]",
             ));
         }
+        let public_url = self.public_url.as_deref().map(str::parse::<RelayUrl>);
+        // Without the value: it may have a password.
+        let public_url = public_url
+            .transpose()
+            .map_err(|error| Mistake::of_key("listen.public_url", error))?;
         Ok(Listen {
+            public_url,
+            public_ca_file: self.public_ca_file.map(FilePath::into_path),
             public: self.public,
             internal: self.internal,
             proxy: self.proxy,

@@ -30,6 +30,7 @@ fn example_shows_the_defaults() {
     assert_eq!(config.directory, Directory::default());
     assert_eq!(config.audit, Audit::default());
     assert_eq!(config.notices, Notices::default());
+    assert_eq!(config.bridges, Bridges::default());
     assert_eq!(config.database, Database::Sqlite(in_etc("relay.db")));
 }
 
@@ -259,6 +260,23 @@ fn listener_without_tls_needs_loopback_or_insecure() {
     assert!(parse("[listen]\npublic = \"127.0.0.1:1\"").is_ok());
     assert!(parse("[listen]\npublic = \"[::1]:1\"\ninternal = \"127.0.0.1:2\"").is_ok());
     assert!(parse("[listen]\ninternal = \"0.0.0.0:1\"\ninsecure = true").is_ok());
+}
+
+#[test]
+fn public_url_is_one_that_bridges_can_dial() {
+    let of = |url: &str| {
+        parse(&format!(
+            "[listen]\npublic = \"127.0.0.1:1\"\npublic_url = \"{url}\""
+        ))
+    };
+    let config = of("https://Relay.example.com").unwrap();
+    let url = config.listen.public_url.unwrap();
+    assert_eq!(url.to_string(), "https://relay.example.com:443");
+    for wrong in ["http://relay.example.com", "https://a:secret@b", "relay"] {
+        let error = of(wrong).unwrap_err().to_string();
+        assert!(error.contains("listen.public_url "), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
 }
 
 #[test]

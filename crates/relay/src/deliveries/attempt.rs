@@ -332,7 +332,8 @@ fn is_after_journal(code: Code) -> bool {
         | Code::RateLimited
         | Code::Standby
         | Code::DirectoryStale
-        | Code::OutcomeUnknown => false,
+        | Code::OutcomeUnknown
+        | Code::KeySpent => false,
     }
 }
 

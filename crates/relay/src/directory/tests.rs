@@ -184,6 +184,7 @@ async fn identity_belongs_to_its_tenant() {
         instance: [8; 16],
         host: String::new(),
         software: String::new(),
+        address: String::new(),
         bridges_max: 10,
     };
     let paired = world.storage.pair(&pairing).await.unwrap();
@@ -273,6 +274,7 @@ async fn key_expires_without_the_database() {
         existing: Existing::Refuse,
         expires: Some(now() + 2),
         scope: crate::storage::Scope::default(),
+        is_one_time: false,
     };
     let made = world.storage.create_key_with("acme", new).await;
     let (key, secret) = made.unwrap();

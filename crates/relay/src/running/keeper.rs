@@ -15,6 +15,7 @@ use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
 use protocol::{Execution, Failure};
 use runtime::files::{Dir, Owner};
+use runtime::liveness::Liveness;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -71,7 +72,7 @@ impl GatedListener {
         self.address
     }
 
-    fn open(&mut self, context: ListenerContext<Service>) -> io::Result<()> {
+    fn open(&mut self, context: ListenerContext<Service>, liveness: &Liveness) -> io::Result<()> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
             None => listener::reserve(self.address)?,
@@ -87,7 +88,7 @@ impl GatedListener {
         };
         let accepting =
             listener::accept(listener, self.kind, connections, self.tls.clone(), context);
-        self.accepting = Some(tokio::spawn(accepting));
+        self.accepting = Some(tokio::spawn(liveness.guard(self.name, accepting)));
         Ok(())
     }
 
@@ -206,10 +207,11 @@ impl Keeper {
         };
         self.closing = watch::Sender::new(false);
         for listener in &mut self.listeners {
-            listener.open(ListenerContext {
+            let context = ListenerContext {
                 closing: self.closing.subscribe(),
                 ..context.clone()
-            })?;
+            };
+            listener.open(context, &self.state.liveness)?;
         }
         Ok(())
     }

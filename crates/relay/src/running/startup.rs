@@ -130,7 +130,8 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let mut keeper = Keeper::new(state.clone(), holder, gated, context);
     // The first try is awaited, so that an operator sees a mistake at once; later ones are retried.
     keeper.try_acquire().await?;
-    running.keeper = Some(tokio::spawn(keeper.run(stop_seen)));
+    let keeping = state.liveness.guard("keeper", keeper.run(stop_seen));
+    running.keeper = Some(tokio::spawn(keeping));
     running.tasks.extend(exporting);
     if let Some(acceptor) = acceptor {
         let following = reload::follow(state.clone(), acceptor);
@@ -155,6 +156,7 @@ impl RunningRelay {
             tracing::info!(listener = name, %address, tls = false, "listening");
         }
         let accepting = listener::accept(listener, kind, connections, None, context);
+        let accepting = self.state.liveness.guard(name, accepting);
         self.tasks.push(tokio::spawn(accepting));
     }
 }

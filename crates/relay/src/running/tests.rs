@@ -293,6 +293,7 @@ impl Dialling {
             instance: [self.seed; 16],
             host: String::new(),
             software: String::new(),
+            address: String::new(),
             bridges_max: 100,
         }
     }

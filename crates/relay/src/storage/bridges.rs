@@ -1,7 +1,7 @@
 //! Bridges as an administrator sees them: list, disable, revoke; and services that report themselves.
 
 use super::audit::{self, AuditEvent};
-use super::model::{Bridge, now};
+use super::model::{Bridge, BridgeId, ClientId, now};
 use super::{Storage, StorageError, pairing, rows, tenants};
 use sqlx::Row as _;
 use std::collections::HashMap;
@@ -22,6 +22,21 @@ pub struct Service {
 
 pub(super) fn no_bridge(name: &str) -> StorageError {
     StorageError::NotFound(format!("there is no bridge `{name}`"))
+}
+
+/// An installation, as the operator compares it with the machine that should be paired.
+#[derive(Debug, Clone)]
+pub struct Installation {
+    /// The bridge's id.
+    pub bridge: BridgeId,
+    /// The client id of the API key that it was paired with.
+    pub paired_by: ClientId,
+    /// When it was paired, in seconds since 1970.
+    pub paired: i64,
+    /// The address that the pairing came from: the bridge's, its proxy's or a balancer's. Empty if it is not known.
+    pub address: String,
+    /// The host's name, as the bridge reported it.
+    pub host: String,
 }
 
 /// What an installation served when it was last connected.
@@ -51,6 +66,36 @@ impl Storage {
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(rows::bridge).collect()
+    }
+
+    /// Returns the installations of a tenant's bridges, or of all tenants', that are not revoked, oldest first.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for an unknown tenant.
+    pub async fn installations(
+        &self,
+        tenant: Option<&str>,
+    ) -> Result<Vec<Installation>, StorageError> {
+        let only = self.tenant_filter(tenant).await?;
+        let rows = sqlx::query(
+            "SELECT i.bridge_id, i.paired_by, i.created, i.address, i.host
+             FROM bridge_identities i JOIN bridges b ON b.id = i.bridge_id
+             WHERE i.revoked IS NULL AND ($1 = '' OR b.tenant_id = $1)
+             ORDER BY i.created, i.id",
+        )
+        .bind(only)
+        .fetch_all(self.pool())
+        .await?;
+        let installations = rows.iter().map(|row| {
+            Ok(Installation {
+                bridge: row.try_get::<String, _>("bridge_id")?.into(),
+                paired_by: row.try_get::<String, _>("paired_by")?.into(),
+                paired: row.try_get("created")?,
+                address: row.try_get("address")?,
+                host: row.try_get("host")?,
+            })
+        });
+        installations.collect()
     }
 
     /// Revokes a bridge of a tenant (its id) with all its installations. Its name becomes free.

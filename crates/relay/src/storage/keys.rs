@@ -12,6 +12,12 @@ use std::collections::HashMap;
 /// Longest time for which the previous secret of a rotated key stays valid, in seconds.
 pub const OVERLAP_MAX: i64 = 30 * 24 * 3600;
 
+/// How long the key of a pairing file is valid if nothing else is asked for, in seconds.
+pub const ONE_TIME_DEFAULT: i64 = 24 * 3600;
+
+/// The longest time for which the key of a pairing file may be valid, in seconds.
+pub const ONE_TIME_MAX: i64 = 7 * 24 * 3600;
+
 /// A key that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
@@ -25,6 +31,31 @@ pub struct NewKey {
     pub expires: Option<i64>,
     /// What it is narrowed to.
     pub scope: Scope,
+    /// Whether it pairs one bridge only, as the key of a pairing file.
+    pub is_one_time: bool,
+}
+
+impl NewKey {
+    /// Checks the rules of the key of a pairing file.
+    fn check_one_time(&self, now: i64) -> Result<(), StorageError> {
+        if !self.is_one_time {
+            return Ok(());
+        }
+        if self.role != Role::Bridge {
+            return Err(StorageError::Invalid(
+                "only keys with the role bridge pair, so only they may be of a pairing file".into(),
+            ));
+        }
+        // A file may be copied on its way: the time in which a copy is worth something has a bound.
+        let longest = now.saturating_add(ONE_TIME_MAX);
+        match self.expires {
+            Some(expires) if expires <= longest => Ok(()),
+            Some(_) | None => Err(StorageError::Invalid(format!(
+                "the key of a pairing file expires after {} days at most",
+                ONE_TIME_MAX / (24 * 3600)
+            ))),
+        }
+    }
 }
 
 /// The result of a revocation.
@@ -58,6 +89,7 @@ impl Storage {
             existing,
             expires: None,
             scope: Scope::default(),
+            is_one_time: false,
         };
         self.create_key_with(tenant, new).await
     }
@@ -88,6 +120,7 @@ impl Storage {
                 "existing is allowed only for keys with the role bridge".into(),
             ));
         }
+        new.check_one_time(now())?;
         new.scope.check(new.role).map_err(StorageError::Invalid)?;
         let tenant = match new.role {
             // Not by name: no lookup by name returns the site's tenant.
@@ -108,14 +141,16 @@ impl Storage {
             revoked: None,
             last_used: None,
             scope: new.scope,
+            is_one_time: new.is_one_time,
+            spent: None,
         };
         let (mut tx, revision) = self.change().await?;
         // Selected from the tenant's row: a tenant that was deleted since the lookup above gets no key.
         let inserted = sqlx::query(
             "INSERT INTO api_keys (client_id, tenant_id, role, name, secret_hash, existing, created,
-                                   expires, scope, revision)
-             SELECT $1, id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tenants
-             WHERE id = $10 AND state <> 'deleted'",
+                                   expires, scope, revision, one_time)
+             SELECT $1, id, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM tenants
+             WHERE id = $11 AND state <> 'deleted'",
         )
         .bind(key.client_id.as_str())
         .bind(key.role.as_str())
@@ -126,6 +161,7 @@ impl Storage {
         .bind(key.expires)
         .bind(key.scope.to_stored())
         .bind(revision)
+        .bind(i64::from(key.is_one_time))
         .bind(key.tenant.as_str())
         .execute(&mut *tx)
         .await?;
@@ -133,7 +169,7 @@ impl Storage {
             return Err(StorageError::NotFound("the tenant was deleted".into()));
         }
         let detail = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires,
-                          "scope": key.scope});
+                          "scope": key.scope, "one_time": key.is_one_time});
         let event = AuditEvent::done(key.tenant.as_str(), "key.create", key.client_id.as_str())
             .with(&detail);
         audit::add(&mut tx, &self.actor, &event).await?;
@@ -323,6 +359,26 @@ impl Storage {
         audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(Revoked { bridges })
+    }
+
+    /// Records that the spent key of a pairing file was used again. Returns whether it is the first time: only that
+    /// one is stored, so that a client with a copy of the file cannot make the relay write on and on.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn note_reuse(&self, client_id: &str) -> Result<bool, StorageError> {
+        // Not a `change`: no process keeps it in memory.
+        let mut tx = self.begin().await?;
+        let noted = sqlx::query(
+            "UPDATE api_keys SET reused = $1
+             WHERE client_id = $2 AND spent IS NOT NULL AND reused IS NULL",
+        )
+        .bind(now())
+        .bind(client_id)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(noted.rows_affected() > 0)
     }
 
     /// Records when keys were last used. No other process must follow this change.

@@ -330,6 +330,10 @@ pub struct ApiKey {
     pub last_used: Option<i64>,
     /// What it is narrowed to.
     pub scope: Scope,
+    /// Whether it pairs one bridge only, as the key of a pairing file.
+    pub is_one_time: bool,
+    /// When it paired its bridge, if it is such a key and did; in seconds since 1970.
+    pub spent: Option<i64>,
 }
 
 /// A bridge: a name in a tenant, under which one or more installations authenticate.

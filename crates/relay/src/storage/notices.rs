@@ -14,7 +14,7 @@ pub struct Notice {
     /// The tenant's id.
     pub tenant: Arc<str>,
     /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
-    /// `certificate_expires`, `deliveries_paused`.
+    /// `certificate_expires`, `deliveries_paused`, `database_silent`, `pairing_file_reused`.
     pub kind: String,
     /// Its object: a bridge's name, a client id, ...
     pub object: String,
@@ -192,7 +192,7 @@ impl Storage {
         causes.collect()
     }
 
-    /// Returns the valid keys that expire before a moment.
+    /// Returns the valid keys that expire before a moment. Those of pairing files are meant to.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
@@ -201,7 +201,7 @@ impl Storage {
             "SELECT k.tenant_id, k.client_id, k.name, k.role FROM api_keys k
              JOIN tenants t ON t.id = k.tenant_id
              WHERE k.revoked IS NULL AND k.expires IS NOT NULL AND k.expires > $1
-               AND k.expires < $2 AND t.state <> 'deleted'
+               AND k.expires < $2 AND k.one_time = 0 AND t.state <> 'deleted'
              ORDER BY k.tenant_id, k.client_id LIMIT 10000",
         )
         .bind(now())
@@ -214,6 +214,35 @@ impl Storage {
                 tenant: row.try_get::<String, _>("tenant_id")?.into(),
                 object: row.try_get("client_id")?,
                 detail: format!("the {role} key {name:?} is about to expire"),
+            })
+        });
+        causes.collect()
+    }
+
+    /// Returns the keys of pairing files that were used again after they had paired a bridge, until they are revoked.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn keys_reused(&self) -> Result<Vec<Cause>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT k.tenant_id, k.client_id FROM api_keys k
+             JOIN tenants t ON t.id = k.tenant_id
+             WHERE k.revoked IS NULL AND k.reused IS NOT NULL AND t.state <> 'deleted'
+             ORDER BY k.tenant_id, k.client_id LIMIT 10000",
+        )
+        .fetch_all(self.pool())
+        .await?;
+        let causes = rows.iter().map(|row| {
+            let client_id: String = row.try_get("client_id")?;
+            Ok(Cause {
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                detail: format!(
+                    "the pairing file with the key {client_id} was used again after it had paired a bridge: there is a \
+                     copy of it. `integration-relay bridge list` shows from where the bridge was paired. If that is not \
+                     the right machine: `integration-relay key revoke {client_id}`, which revokes the bridge as well; \
+                     if it is, add --keep-bridges"
+                ),
+                object: client_id,
             })
         });
         causes.collect()

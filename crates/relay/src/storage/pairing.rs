@@ -7,6 +7,9 @@
 //! another key pair, API key with `join`        -> added to the others
 //! another key pair, API key with `replace`     -> the others are revoked
 //! ```
+//!
+//! The API key of a pairing file pairs once: the change that registers the first installation marks it as spent. The
+//! same installation may repeat its pairing, because the response may have been lost.
 
 use super::audit::{self, AuditEvent};
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, hex, now};
@@ -40,6 +43,8 @@ pub struct Pairing {
     pub host: String,
     /// The program's version, for display; cut to 128 characters.
     pub software: String,
+    /// The address that the request came from, for display; empty if there is none.
+    pub address: String,
     /// Bridges that the tenant may have.
     pub bridges_max: u32,
 }
@@ -59,37 +64,52 @@ impl Storage {
     /// # Errors
     /// [`StorageError::Invalid`] for an invalid name, [`StorageError::Conflict`] when
     /// another key pair has the name and the API key does not allow it, or when a bound is reached,
-    /// [`StorageError::KeyGone`] when the API key was revoked meanwhile.
+    /// [`StorageError::KeyGone`] when the API key was revoked meanwhile, [`StorageError::KeySpent`] when it is that of
+    /// a pairing file and has paired another installation.
     pub async fn pair(&self, pairing: &Pairing) -> Result<Paired, StorageError> {
         require_name("a bridge", &pairing.name)?;
         let (mut tx, revision) = self.change().await?;
         // The key was valid when the request began. It may have been revoked while the body arrived; in this
         // transaction it cannot change any more.
-        if !key_is_valid(&mut tx, pairing).await? {
-            return Err(StorageError::KeyGone);
-        }
+        let uses = uses_of_key(&mut tx, pairing).await?;
         // The revision's row is locked, so two installations that pair under one new name come one after the other.
         let bridge = find(&mut tx, pairing).await?;
         let bridge = match bridge {
-            None => create(&mut tx, pairing, revision).await?,
+            None => {
+                uses.require()?;
+                create(&mut tx, pairing, revision).await?
+            }
             Some(bridge) => {
                 if is_registered(&mut tx, &bridge, pairing).await? {
-                    // Dropping the transaction leaves the revision as it was.
+                    if uses != Uses::Once {
+                        // Dropping the transaction leaves the revision as it was.
+                        return Ok(Paired {
+                            bridge,
+                            is_new: false,
+                        });
+                    }
+                    // A further pairing file for a registered installation. Unspent, it could pair another one.
+                    spend(&mut tx, pairing, revision).await?;
+                    self.record(&mut tx, pairing).await?;
+                    tx.commit().await?;
                     return Ok(Paired {
                         bridge,
-                        is_new: false,
+                        is_new: true,
                     });
                 }
+                uses.require()?;
                 apply_existing(&mut tx, &bridge, pairing, revision).await?;
                 bridge
             }
         };
-        let about = |text: &str| PeerText::bounded(text, ABOUT_MAX_CHARS).to_string();
+        if uses == Uses::Once {
+            spend(&mut tx, pairing, revision).await?;
+        }
         sqlx::query(
             "INSERT INTO bridge_identities
              (id, bridge_id, public_key, instance, paired_by, host, software, created, revision,
-              endpoints)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+              endpoints, address)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(IdentityId::random()?.as_str())
         .bind(bridge.as_str())
@@ -101,28 +121,78 @@ impl Storage {
         .bind(now())
         .bind(revision)
         .bind(json!(pairing.endpoints).to_string())
+        .bind(&pairing.address)
         .execute(&mut *tx)
         .await?;
-        let detail = json!({
-            "client_id": pairing.paired_by,
-            "existing": pairing.existing.as_str(),
-            "host": about(&pairing.host),
-            "instance": hex(&pairing.instance),
-        });
-        let event =
-            AuditEvent::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&detail);
-        audit::add(&mut tx, &self.actor, &event).await?;
+        self.record(&mut tx, pairing).await?;
         tx.commit().await?;
         Ok(Paired {
             bridge,
             is_new: true,
         })
     }
+
+    async fn record(&self, tx: &mut Transaction, pairing: &Pairing) -> Result<(), StorageError> {
+        let detail = json!({
+            "client_id": pairing.paired_by,
+            "existing": pairing.existing.as_str(),
+            "host": about(&pairing.host),
+            "instance": hex(&pairing.instance),
+            "address": pairing.address,
+        });
+        let event =
+            AuditEvent::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&detail);
+        audit::add(tx, &self.actor, &event).await
+    }
 }
 
-async fn key_is_valid(tx: &mut Transaction, pairing: &Pairing) -> Result<bool, StorageError> {
+fn about(text: &str) -> String {
+    PeerText::bounded(text, ABOUT_MAX_CHARS).to_string()
+}
+
+/// How many installations an API key may still pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Uses {
+    /// Any number.
+    Any,
+    /// One: it is the key of a pairing file that was not used.
+    Once,
+    /// No other one: it is the key of a pairing file that was used.
+    Spent,
+}
+
+impl Uses {
+    /// Checks that the key may pair an installation that is not registered.
+    fn require(self) -> Result<(), StorageError> {
+        match self {
+            Self::Any | Self::Once => Ok(()),
+            Self::Spent => Err(StorageError::KeySpent),
+        }
+    }
+}
+
+/// Marks the key of a pairing file as spent.
+async fn spend(tx: &mut Transaction, pairing: &Pairing, revision: i64) -> Result<(), StorageError> {
+    let spent = sqlx::query(
+        "UPDATE api_keys SET spent = $1, revision = $2
+         WHERE client_id = $3 AND one_time = 1 AND spent IS NULL",
+    )
+    .bind(now())
+    .bind(revision)
+    .bind(pairing.paired_by.as_str())
+    .execute(&mut **tx)
+    .await?;
+    // The lock on the revision's row lets one pairing after the other, and the condition holds without it, too.
+    match spent.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StorageError::KeySpent),
+    }
+}
+
+async fn uses_of_key(tx: &mut Transaction, pairing: &Pairing) -> Result<Uses, StorageError> {
     let row = sqlx::query(
-        "SELECT COUNT(*) AS valid FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id
+        "SELECT api_keys.one_time, api_keys.spent
+         FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id
          WHERE api_keys.client_id = $1 AND api_keys.tenant_id = $2 AND api_keys.revoked IS NULL
          AND (api_keys.expires IS NULL OR api_keys.expires > $3) AND tenants.state = $4",
     )
@@ -130,9 +200,16 @@ async fn key_is_valid(tx: &mut Transaction, pairing: &Pairing) -> Result<bool, S
     .bind(pairing.tenant.as_str())
     .bind(now())
     .bind(TenantState::Active.as_str())
-    .fetch_one(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await?;
-    Ok(row.try_get::<i64, _>("valid")? > 0)
+    let row = row.ok_or(StorageError::KeyGone)?;
+    let is_one_time = row.try_get::<i64, _>("one_time")? != 0;
+    let is_spent = row.try_get::<Option<i64>, _>("spent")?.is_some();
+    Ok(match (is_one_time, is_spent) {
+        (false, _) => Uses::Any,
+        (true, false) => Uses::Once,
+        (true, true) => Uses::Spent,
+    })
 }
 
 async fn find(tx: &mut Transaction, pairing: &Pairing) -> Result<Option<BridgeId>, StorageError> {

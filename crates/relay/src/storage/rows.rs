@@ -52,6 +52,8 @@ pub(super) fn key(row: &AnyRow) -> Result<ApiKey, StorageError> {
         previous: previous(row)?,
         last_used: row.try_get("last_used")?,
         scope: Scope::from_stored(&text(row, "scope")?).ok_or_else(|| corrupt("scope"))?,
+        is_one_time: row.try_get::<i64, _>("one_time")? != 0,
+        spent: row.try_get("spent")?,
     })
 }
 

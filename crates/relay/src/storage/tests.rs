@@ -139,6 +139,7 @@ mod due;
 mod faults;
 mod interleaving;
 mod migrations;
+mod one_time_keys;
 mod standby;
 mod stored_calls;
 
@@ -153,6 +154,7 @@ fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
         instance: [seed; 16],
         host: "host\n".into(),
         software: "0.1.0".into(),
+        address: "192.0.2.1".into(),
         bridges_max: 2,
     }
 }

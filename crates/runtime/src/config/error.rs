@@ -43,6 +43,18 @@ pub enum Location {
 }
 
 impl ConfigError {
+    /// Returns whether the same error would end every further start until the administrator corrects the config.
+    pub fn needs_correction(&self) -> bool {
+        match self {
+            Self::Mistake { .. } => true,
+            // A file system may come back.
+            Self::Read { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ),
+        }
+    }
+
     /// Returns where the mistake is, without any text of the config. A config may hold secrets, and this text
     /// leaves the machine.
     pub fn place(&self) -> String {

@@ -37,11 +37,27 @@ impl Context<'_> {
 pub const PROGRAM_SECTIONS: [(&str, &[&str]); 2] = [
     (
         "integration-bridge",
-        &["relay", "bridge", "allow", "targets", "signed_calls"],
+        &[
+            "relay",
+            "bridge",
+            "allow",
+            "targets",
+            "kerberos",
+            "signed_calls",
+            "update",
+        ],
     ),
     (
         "integration-relay",
-        &["listen", "tls", "storage", "tunnel", "directory", "weights"],
+        &[
+            "listen",
+            "tls",
+            "storage",
+            "tunnel",
+            "directory",
+            "weights",
+            "bridges",
+        ],
     ),
 ];
 

@@ -11,6 +11,9 @@
 //! changed only if its path leads to it without a link of another user: root runs commands on paths that the service's account
 //! may replace by a link to any file.
 //!
+//! Windows has no modes, but lists (`windows.rs`). Only the system, administrators, the service and the user itself may be
+//! in the list of the program's own file.
+//!
 //! Kubernetes makes everything in a volume with `fsGroup` readable and writable by that group, at each start of
 //! a pod. Volumes of other systems show wide modes as well. A program that only complained could never start
 //! again: no administrator can run `chmod` in its container.
@@ -19,8 +22,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// The rights of the group and of all others.
-const OTHERS: u32 = 0o077;
+/// The rights of the group and of all others. On Windows it stands for a list that is not private: messages do not show it.
+pub(super) const OTHERS: u32 = 0o077;
 
 /// The origin of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub fn make_private(file: &File, path: &Path, kind: Kind) -> io::Result<Privacy>
         found => found,
     };
     if let Privacy::Tightened { was } = found {
-        let (path, was) = (path.display(), format!("{was:04o}"));
+        let (path, was) = (path.display(), shown(was));
         match file.metadata().is_ok_and(|found| found.is_dir()) {
             true => tracing::warn!(
                 %path, was,
@@ -94,6 +97,27 @@ pub fn make_private(file: &File, path: &Path, kind: Kind) -> io::Result<Privacy>
 /// As [`make_private`].
 pub fn privacy(file: &File, kind: Kind) -> io::Result<Privacy> {
     imp::privacy(file, kind, false)
+}
+
+/// Returns a mode for messages.
+pub fn shown(mode: u32) -> String {
+    match cfg!(windows) {
+        true => "by its access control list".to_owned(),
+        false => format!("mode {mode:04o}"),
+    }
+}
+
+/// Returns the command that removes the rights of others from a file or directory. `mode` is the one that it must have.
+pub fn remedy(path: &Path, mode: &str) -> String {
+    let path = path.display();
+    match cfg!(windows) {
+        // By number, because the names of groups are translated.
+        true => format!(
+            "`icacls \"{path}\" /inheritance:r /grant:r *S-1-5-18:F *S-1-5-32-544:F \"NT \
+             SERVICE\\IntegrationBridge:M\"` as administrator"
+        ),
+        false => format!("`chmod {mode} '{path}'` as its owner"),
+    }
 }
 
 #[cfg(unix)]
@@ -196,7 +220,10 @@ mod imp {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
+use super::windows as imp;
+
+#[cfg(not(any(unix, windows)))]
 mod imp {
     use super::{Kind, Privacy};
     use std::fs::File;

@@ -145,3 +145,47 @@ fn path_is_not_a_name() {
         );
     }
 }
+
+#[test]
+fn new_file_replaces_nothing_and_follows_no_link() {
+    let temp = TempDir::new("create-new");
+    let theirs = temp.path().join("theirs");
+    for kind in ["symbolic link", "hard link", "pipe", "directory"] {
+        std::fs::write(&theirs, b"theirs").unwrap();
+        let at = temp.path().join(kind);
+        put(kind, &at, &theirs);
+        let error = create_new(&at, 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{kind}");
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+    }
+    // A link to nothing would make a file elsewhere.
+    let (at, elsewhere) = (temp.path().join("dangling"), temp.path().join("elsewhere"));
+    symlink(&elsewhere, &at).unwrap();
+    assert!(create_new(&at, 0o600).is_err() && !elsewhere.exists());
+    let new = temp.path().join("new");
+    let mut file = create_new(&new, 0o600).unwrap();
+    file.write_all(b"1").unwrap();
+    let mode = std::fs::metadata(&new).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn destroyed_file_is_gone_and_links_are_kept() {
+    let temp = TempDir::new("destroy");
+    let (secret, kept) = (temp.path().join("secret"), temp.path().join("kept"));
+    for (kind, is_destroyed) in [
+        ("file", true),
+        ("symbolic link", false),
+        ("hard link", false),
+    ] {
+        std::fs::write(&kept, b"content").unwrap();
+        match kind {
+            "file" => std::fs::write(&secret, b"content").unwrap(),
+            kind => put(kind, &secret, &kept),
+        }
+        assert_eq!(destroy(&secret).is_ok(), is_destroyed, "{kind}");
+        assert_eq!(secret.exists(), !is_destroyed, "{kind}");
+        assert_eq!(std::fs::read(&kept).unwrap(), b"content", "{kind}");
+        let _ = std::fs::remove_file(&secret);
+    }
+}

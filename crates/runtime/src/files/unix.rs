@@ -1,11 +1,11 @@
 //! By descriptor, with the calls that end in `at`: no path is resolved a second time.
 
-use super::{Dir, Kind, Owner, Privacy, refused};
+use super::{Dir, Id, Kind, Owner, Privacy, refused};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -281,6 +281,17 @@ fn new_append(path: &Path, mode: u32) -> Option<File> {
     dir.new_file(name, flags, mode, Owner::Directory).ok()
 }
 
-pub(super) fn inode_of(found: &std::fs::Metadata) -> (u64, u64, i64, i64) {
-    (found.dev(), found.ino(), found.ctime(), found.ctime_nsec())
+pub(super) fn id_of(file: &File) -> io::Result<Id> {
+    file.metadata()
+        .map(|found| Some((found.dev(), found.ino())))
+}
+
+pub(super) fn id_at(path: &Path) -> io::Result<Id> {
+    let found = std::fs::metadata(path)?;
+    Ok(Some((found.dev(), found.ino())))
+}
+
+/// Returns device, inode, and the time of the inode's change.
+pub(super) fn inode_at(_: &Path, found: &Metadata) -> Option<(u64, u64, i64, i64)> {
+    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
 }

@@ -4,7 +4,7 @@
 //! after [`super::reopen`] and otherwise within a second. Lines that it does not take go to standard error in the
 //! meantime. A file that was truncated is continued at its new end, because it is opened for appending.
 
-use crate::files::is_same;
+use crate::files::{is_at, set_len};
 use crate::log::{Sink, StandardError};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -76,10 +76,9 @@ impl Rotated {
         self.check_at = now + CHECK_EVERY;
         // An administrator, or another program that rotates logs, may have moved or truncated it.
         if let Some(own) = &mut self.open {
-            let (at_path, found) = (fs::metadata(&self.path), own.file.metadata()?);
             // Another process may append to the same file, or truncate it.
-            own.bytes = found.len();
-            if at_path.is_ok_and(|at_path| is_same(&at_path, &found)) {
+            own.bytes = own.file.metadata()?.len();
+            if is_at(&self.path, &own.file).unwrap_or(false) {
                 return Ok(());
             }
             self.open = None;
@@ -125,7 +124,7 @@ impl Rotated {
 /// Removes what a failed write has added. Never extends a file: another program may have truncated it.
 fn cut_back(file: &File, bytes: u64) {
     if file.metadata().is_ok_and(|found| found.len() > bytes) {
-        let _ = file.set_len(bytes);
+        let _ = set_len(file, bytes);
     }
 }
 

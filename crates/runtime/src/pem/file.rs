@@ -118,7 +118,15 @@ pub(crate) fn user() -> String {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
+pub(crate) fn user() -> String {
+    match bridge_windows::system::account() {
+        Some(name) => format!("the user {name}"),
+        None => "the user that runs this program".to_owned(),
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
 pub(crate) fn user() -> String {
     "the user that runs this program".to_owned()
 }

@@ -5,6 +5,7 @@ use crate::failure::{self, Cause, Diagnosis};
 use crate::handshake::OpeningError;
 use http::{HeaderValue, header};
 use protocol::frame::RefusedCode;
+use protocol::version::AcceptedVersions;
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
@@ -79,8 +80,32 @@ impl DialError {
     pub fn refused(&self) -> Option<RefusedCode> {
         match self {
             Self::Opening(OpeningError::Refused(refused)) => Some(refused.code),
+            Self::Opening(OpeningError::TooOld { .. }) => Some(RefusedCode::Version),
             Self::Opening(
                 OpeningError::Timeout
+                | OpeningError::WebSocket(_)
+                | OpeningError::Closed
+                | OpeningError::Protocol(_)
+                | OpeningError::Random,
+            )
+            | Self::Dns { .. }
+            | Self::Tcp { .. }
+            | Self::Proxy(_)
+            | Self::Tls { .. }
+            | Self::Http { .. }
+            | Self::Upgrade(_)
+            | Self::Timeout { .. }
+            | Self::Silent { .. } => None,
+        }
+    }
+
+    /// Returns the versions that the operator of the relay accepts, if it refused the tunnel because of them.
+    pub fn accepted_versions(&self) -> Option<&AcceptedVersions> {
+        match self {
+            Self::Opening(OpeningError::TooOld { versions, .. }) => Some(versions),
+            Self::Opening(
+                OpeningError::Refused(_)
+                | OpeningError::Timeout
                 | OpeningError::WebSocket(_)
                 | OpeningError::Closed
                 | OpeningError::Protocol(_)
@@ -103,6 +128,9 @@ impl DialError {
             Self::Http { retry_after, .. } => *retry_after,
             Self::Opening(OpeningError::Refused(refused)) if refused.retry_after_ms > 0 => {
                 Some(Duration::from_millis(refused.retry_after_ms.into()))
+            }
+            Self::Opening(OpeningError::TooOld { retry_after_ms, .. }) if *retry_after_ms > 0 => {
+                Some(Duration::from_millis((*retry_after_ms).into()))
             }
             Self::Opening(_)
             | Self::Dns { .. }
@@ -148,7 +176,7 @@ impl DialError {
                 | OpeningError::WebSocket(_)
                 | OpeningError::Closed
                 | OpeningError::Protocol(_) => true,
-                OpeningError::Random => false,
+                OpeningError::TooOld { .. } | OpeningError::Random => false,
             },
             Self::Dns { .. } | Self::Proxy(_) | Self::Timeout { .. } => false,
         }

@@ -8,7 +8,7 @@
 //! a, b c              separated by commas, blanks, tabs or line breaks
 //! ```
 //!
-//! These are curl's rules, with ports, masks and `*.name` as other programs have them. All spellings of an
+//! [`super::system_proxy`] has the other forms, those of Windows. These are curl's rules, with ports, masks and `*.name` as other programs have them. All spellings of an
 //! address are equal. An entry that is none of these matches nothing, and causes a warning.
 //!
 //! `hyper_util::client::proxy::matcher` supports no ports, brackets, `*.name`, trailing dots or spaces, and needs one more
@@ -19,18 +19,22 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// The parsed list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct NoProxy(Vec<Entry>);
+pub struct NoProxy(pub(super) Vec<Entry>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    hosts: Hosts,
+pub(super) struct Entry {
+    pub(super) hosts: Hosts,
     /// `None` for every port.
-    port: Option<u16>,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Hosts {
+pub(super) enum Hosts {
     Any,
+    /// Names without a dot.
+    Local,
+    /// This name alone.
+    Name(String),
     /// This name and all below it.
     Domain(String),
     /// All names below this one.
@@ -84,7 +88,7 @@ const SHOWN_MAX: usize = 8;
 const SHOWN_CHARS_MAX: usize = 64;
 
 /// Returns unknown entries for the log. One with user information may hold a password.
-fn shown(unknown: &[&str]) -> String {
+pub(super) fn shown(unknown: &[&str]) -> String {
     let texts = unknown.iter().take(SHOWN_MAX).map(|item| {
         let text: String = item.chars().take(SHOWN_CHARS_MAX).collect();
         match text.rsplit_once('@') {
@@ -116,7 +120,7 @@ impl Entry {
 }
 
 impl Hosts {
-    fn parse_address(text: &str) -> Option<Self> {
+    pub(super) fn parse_address(text: &str) -> Option<Self> {
         let Some((address, prefix)) = text.split_once('/') else {
             return Some(Self::Address(parse_address(text)?));
         };
@@ -143,7 +147,7 @@ impl Hosts {
         IpNet::new(address, bits).ok().map(Self::Network)
     }
 
-    fn parse_name(text: &str) -> Option<Self> {
+    pub(super) fn parse_name(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Any);
         }
@@ -178,13 +182,15 @@ impl Hosts {
         };
         match (self, address) {
             (Self::Any, _) => true,
+            (Self::Local, None) => !host.contains('.'),
+            (Self::Name(name), None) => host == name,
             (Self::Domain(name), None) => host == name || is_below(name),
             (Self::Subdomains(name), None) => is_below(name),
             (Self::Address(only), Some(address)) => *only == address,
             (Self::Network(network), Some(address)) => network.contains(&address),
             // A name is never resolved for this: the proxy may be the only one that can.
             (Self::Address(_) | Self::Network(_), None) => false,
-            (Self::Domain(_) | Self::Subdomains(_), Some(_)) => false,
+            (Self::Local | Self::Name(_) | Self::Domain(_) | Self::Subdomains(_), Some(_)) => false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::connect::connect_tcp;
 use super::error::{invalid_head, upgrade_error};
-use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, USER_AGENT};
+use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, ProxyServer, RelayUrl, Seen, USER_AGENT};
 use crate::failure::{self, Cause, Diagnosis, Observer};
 use crate::read_ahead::ClientStream;
 use crate::socket::Metered;
@@ -42,6 +42,8 @@ pub struct PathReport {
     pub connected: Option<SocketAddr>,
     /// Whether the proxy connected.
     pub through_proxy: bool,
+    /// The schemes that the proxy offered, and the one that it accepted.
+    pub proxy_login: Seen,
     /// The certificates that were presented, the leaf first; also when they were rejected.
     pub chain: Vec<CertificateDer<'static>>,
     /// The negotiated version of TLS.
@@ -134,6 +136,8 @@ pub async fn probe_path(
     let mut report = PathReport::default();
     let steps = steps(&dialer, &mut report);
     let result = timeout(DIAL_TIMEOUT, steps).await;
+    let server = dialer.proxy.server_for(relay.host(), relay.port());
+    report.proxy_login = server.map(ProxyServer::seen).unwrap_or_default();
     report.failure = match result {
         Ok(result) => result.err(),
         Err(_) => Some(DialError::Timeout {

@@ -1,29 +1,42 @@
-//! HTTP proxies: CONNECT (RFC 9110, 9.3.6), with Basic authentication where a user is given.
+//! HTTP proxies: CONNECT (RFC 9110, 9.3.6), and authentication.
 //!
 //! The relay and, where configured, targets are reached through them. [`super::no_proxy`] has the exceptions.
+//!
+//! ```text
+//! login      the schemes and users       handshake  what is sent first, and after each 407
+//! offers     Proxy-Authenticate          connect    CONNECT, until there is a tunnel
+//! by_url     the login on a connection without a tunnel
+//! ```
 
-use super::USER_AGENT;
+mod by_url;
+mod connect;
+#[cfg(test)]
+mod fake;
+mod handshake;
+mod login;
+mod offers;
+
+pub use by_url::UrlLogin;
+pub use login::{Begun, Exchange, Mechanism, MechanismError, Scheme, SchemeChoice, Seen};
+
 use super::no_proxy::NoProxy;
 use crate::failure::{self, Cause, Diagnosis};
 use crate::race::{STAGGER, race};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use handshake::Handshake;
 use http::Uri;
+use login::Login;
+use runtime::secret::Secret;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-/// Longest response head to CONNECT. A longer one is a web page.
-const RESPONSE_MAX_BYTES: usize = 16 * 1024;
-
 /// The port of a proxy whose URL names none: that of squid. curl's default is 1080; neither is a standard.
 const DEFAULT_PORT: u16 = 3128;
-
-/// Header fields of that response.
-const RESPONSE_HEADERS_MAX: usize = 64;
 
 /// Why a connection through a proxy failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +50,22 @@ pub enum ProxyError {
         why: String,
     },
     /// The proxy responded with a status other than 2xx.
-    #[error("the proxy {proxy} answered CONNECT with {status}: {what}", what = .cause.words().what)]
+    #[error("the proxy {proxy} answered CONNECT with {status}: {why}")]
     Status {
         /// The proxy.
         proxy: String,
         /// Its status.
         status: u16,
         /// The reason.
-        cause: Cause,
+        why: Diagnosis,
+    },
+    /// There is no login for it, on a connection without a tunnel.
+    #[error("the proxy {proxy} answered with 407: {why}")]
+    Login {
+        /// The proxy.
+        proxy: String,
+        /// The reason.
+        why: Diagnosis,
     },
     /// The response is not HTTP.
     #[error("the proxy {proxy} failed: {what}", what = Cause::ProxyNotHttp.words().what)]
@@ -75,7 +96,7 @@ impl ProxyError {
     pub fn diagnosis(&self) -> Option<Diagnosis> {
         match self {
             Self::Setting { .. } => None,
-            Self::Status { cause, .. } => Some((*cause).into()),
+            Self::Status { why, .. } | Self::Login { why, .. } => Some(why.clone()),
             Self::NotHttp { .. } => Some(Cause::ProxyNotHttp.into()),
             Self::Unreachable { error, .. } => Some(failure::reach(error)),
             Self::Io { .. } => Some(Cause::ProxyClosed.into()),
@@ -86,7 +107,10 @@ impl ProxyError {
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::Unreachable { error, .. } | Self::Io { error, .. } => Some(error),
-            Self::Setting { .. } | Self::Status { .. } | Self::NotHttp { .. } => None,
+            Self::Setting { .. }
+            | Self::Status { .. }
+            | Self::Login { .. }
+            | Self::NotHttp { .. } => None,
         }
     }
 }
@@ -96,7 +120,10 @@ impl ProxyError {
 pub struct ProxyServer {
     host: String,
     port: u16,
-    authorization: Option<String>,
+    /// The value of `Proxy-Authorization` for Basic.
+    authorization: Option<Secret>,
+    /// Shared by all copies: what one connection learns about the proxy, the next ones use.
+    login: Arc<Login>,
     /// Whether user and password are those of an environment variable: only there can they be corrected.
     is_login_of_variable: bool,
 }
@@ -195,8 +222,33 @@ impl Proxy {
     pub fn with_basic(mut self, user: &str, password: &str) -> Self {
         if let Self::Via { server, .. } = &mut self {
             let pair = STANDARD.encode(format!("{user}:{password}"));
-            server.authorization = Some(format!("Basic {pair}"));
+            server.authorization = Some(Secret::owned(format!("Basic {pair}")));
             server.is_login_of_variable = false;
+        }
+        self
+    }
+
+    /// Returns user and password, where they are given.
+    pub fn user_and_password(&self) -> Option<(String, Secret)> {
+        let Self::Via { server, .. } = self else {
+            return None;
+        };
+        let pair = server.authorization.as_ref()?.expose();
+        let pair = STANDARD.decode(pair.strip_prefix("Basic ")?).ok()?;
+        let pair = Secret::owned(String::from_utf8(pair).ok()?);
+        let (user, password) = pair.expose().split_once(':').unwrap_or((pair.expose(), ""));
+        Some((user.to_owned(), Secret::new(password)))
+    }
+
+    /// Sets which schemes may be used, and the mechanisms of those other than Basic.
+    #[must_use]
+    pub fn with_schemes(
+        mut self,
+        choice: SchemeChoice,
+        mechanisms: Vec<Arc<dyn Mechanism>>,
+    ) -> Self {
+        if let Self::Via { server, .. } = &mut self {
+            server.login = Arc::new(Login::new(choice, mechanisms));
         }
         self
     }
@@ -211,7 +263,7 @@ impl Proxy {
 }
 
 impl ProxyServer {
-    fn parse(name: &str, url: &str) -> Result<Self, ProxyError> {
+    pub(super) fn parse(name: &str, url: &str) -> Result<Self, ProxyError> {
         let because = |why: String| ProxyError::Setting {
             name: name.to_owned(),
             why,
@@ -238,10 +290,10 @@ impl ProxyServer {
         let user = authority.as_str().rsplit_once('@').map(|(user, _)| user);
         let authorization = match user.map(percent_decoded) {
             None => None,
-            Some(user) => Some(format!(
+            Some(user) => Some(Secret::owned(format!(
                 "Basic {}",
                 STANDARD.encode(user.ok_or_else(wrong)?)
-            )),
+            ))),
         };
         let host = authority.host();
         if host.is_empty() {
@@ -260,6 +312,7 @@ impl ProxyServer {
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
             authorization,
+            login: Arc::default(),
             is_login_of_variable: false,
         })
     }
@@ -274,9 +327,14 @@ impl ProxyServer {
         self.port
     }
 
-    /// Returns the value of `Proxy-Authorization`, a secret, where a user is given.
-    pub fn authorization(&self) -> Option<&str> {
-        self.authorization.as_deref()
+    /// Returns what the proxy offered, and what it accepted, on the connections so far.
+    pub fn seen(&self) -> Seen {
+        self.login.seen()
+    }
+
+    fn handshake(&self) -> Handshake<'_> {
+        let basic = self.authorization.as_ref();
+        Handshake::new(&self.login, basic, self.is_login_of_variable)
     }
 
     /// Connects to the proxy itself, within `limit`.
@@ -324,77 +382,13 @@ impl ProxyServer {
         self.to_string()
     }
 
-    /// Sends CONNECT for `authority`, and reads the response head.
+    /// Asks for a tunnel to `authority` on a connection to the proxy.
     pub(super) async fn connect(
         &self,
-        mut stream: TcpStream,
+        stream: TcpStream,
         authority: &str,
     ) -> Result<TcpStream, ProxyError> {
-        let failed = |error| ProxyError::Io {
-            proxy: self.name(),
-            error,
-        };
-        let mut request = format!(
-            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {USER_AGENT}\r\n"
-        );
-        if let Some(authorization) = &self.authorization {
-            request.push_str("Proxy-Authorization: ");
-            request.push_str(authorization);
-            request.push_str("\r\n");
-        }
-        request.push_str("\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(failed)?;
-        let mut response_head = Vec::with_capacity(512);
-        loop {
-            // One byte at a time: bytes after the head belong to the tunnel, and must stay in the socket.
-            let byte = stream.read_u8().await.map_err(failed)?;
-            response_head.push(byte);
-            if response_head.ends_with(b"\r\n\r\n") || response_head.ends_with(b"\n\n") {
-                return self.check(&response_head).map(|()| stream);
-            }
-            // A captive portal or an error page could otherwise be read for ever.
-            if response_head.len() >= RESPONSE_MAX_BYTES {
-                return Err(ProxyError::NotHttp { proxy: self.name() });
-            }
-        }
-    }
-
-    fn check(&self, response_head: &[u8]) -> Result<(), ProxyError> {
-        let mut headers = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
-        let mut response = httparse::Response::new(&mut headers);
-        // A blank before a colon is common in responses of small proxies (RFC 9112, 5.1).
-        let mut parser = httparse::ParserConfig::default();
-        parser.allow_spaces_after_header_name_in_responses(true);
-        let parsed = parser.parse_response(&mut response, response_head);
-        let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
-            return Err(ProxyError::NotHttp { proxy: self.name() });
-        };
-        // The proxy offers schemes, and none that is supported here.
-        let mut schemes = response
-            .headers
-            .iter()
-            .filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
-        let is_basic = |value: &[u8]| value.to_ascii_lowercase().starts_with(b"basic");
-        // A proxy may offer several schemes. Only one that excludes Basic deserves the hint.
-        let wants_other =
-            schemes.clone().next().is_some() && !schemes.any(|field| is_basic(field.value));
-        let cause = match status {
-            200..=299 => return Ok(()),
-            407 if wants_other => Cause::ProxyLoginScheme,
-            407 if self.authorization.is_some() && self.is_login_of_variable => {
-                Cause::ProxyVariableLoginRejected
-            }
-            407 if self.authorization.is_some() => Cause::ProxyLoginRejected,
-            407 => Cause::ProxyLoginMissing,
-            403 => Cause::ProxyForbids,
-            502..=504 => Cause::ProxyCannotReach,
-            _ => Cause::ProxyRefuses,
-        };
-        Err(ProxyError::Status {
-            proxy: self.name(),
-            status,
-            cause,
-        })
+        connect::tunnel(self, stream, authority).await
     }
 }
 
@@ -414,107 +408,4 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn env(pairs: &[(&str, &str)]) -> Proxy {
-        let get = |name: &str| {
-            let found = pairs.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        Proxy::from_env(get).unwrap()
-    }
-
-    #[test]
-    fn environment_sets_proxy_and_exceptions() {
-        let proxy = env(&[
-            ("https_proxy", "http://u%40x:p%3A@proxy:8080"),
-            ("NO_PROXY", ".corp.example, 10.0.0.1"),
-        ]);
-        let server = proxy.server_for("relay.example.com", 443).unwrap();
-        assert_eq!((server.host(), server.port()), ("proxy", 8080));
-        assert_eq!(server.authorization.as_deref(), Some("Basic dUB4OnA6"));
-        assert!(proxy.server_for("ci.corp.example", 443).is_none());
-        assert!(proxy.server_for("corp.example", 443).is_none());
-        assert!(proxy.server_for("10.0.0.1", 443).is_none());
-        assert!(proxy.server_for("notcorp.example", 443).is_some());
-        assert_eq!(env(&[]), Proxy::Direct);
-        assert_eq!(env(&[("HTTPS_PROXY", " ")]), Proxy::Direct);
-    }
-
-    #[test]
-    fn port_of_proxy_is_default_or_checked() {
-        for (url, shown) in [
-            ("http://proxy", "proxy:3128"),
-            ("proxy:", "proxy:3128"),
-            ("me:pw@proxy", "proxy:3128"),
-            ("http://me:pw@proxy:8080/", "proxy:8080"),
-            ("http://[fd00::1]", "[fd00::1]:3128"),
-            ("http://[fd00::1]:65535", "[fd00::1]:65535"),
-        ] {
-            let Ok(Proxy::Via { server, .. }) = Proxy::from_url("relay.proxy", url) else {
-                panic!("{url} is refused");
-            };
-            assert_eq!(server.to_string(), shown);
-        }
-        for url in [
-            "http://proxy:31280000",
-            "proxy:99999",
-            "http://proxy:0",
-            "http://me:pw@127.0.0.1:65536",
-            "http://[fd00::1]:65536/",
-        ] {
-            let error = Proxy::from_url("HTTPS_PROXY", url).unwrap_err();
-            let error = error.to_string();
-            assert!(error.contains("from 1 to 65535"), "{url}: {error}");
-            assert!(!error.contains("pw"), "{error}");
-        }
-    }
-
-    #[test]
-    fn rejected_login_names_where_it_is_set() {
-        let cause = |proxy: &Proxy| {
-            let server = proxy.server_for("relay.example.com", 443).unwrap();
-            let response = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\n\r\n";
-            match server.check(response) {
-                Err(ProxyError::Status { cause, .. }) => cause,
-                other => panic!("{other:?}"),
-            }
-        };
-        let proxy = env(&[("HTTPS_PROXY", "http://me:secret@proxy")]);
-        assert_eq!(cause(&proxy), Cause::ProxyVariableLoginRejected);
-        let proxy = proxy.with_basic("me", "other");
-        assert_eq!(cause(&proxy), Cause::ProxyLoginRejected);
-        let proxy = env(&[("HTTPS_PROXY", "http://proxy")]);
-        assert_eq!(cause(&proxy), Cause::ProxyLoginMissing);
-    }
-
-    #[test]
-    fn password_is_in_neither_debug_nor_error() {
-        let proxy = env(&[("HTTPS_PROXY", "http://me:secret@proxy")]);
-        assert!(!format!("{proxy:?}").contains("secret"));
-        let error = Proxy::from_url("relay.proxy", "ftp://me:secret@proxy").unwrap_err();
-        assert!(!error.to_string().contains("secret"));
-    }
-
-    #[test]
-    fn unencoded_password_is_refused_in_words() {
-        for password in [
-            "sec/ret", "sec#ret", "sec?ret", "sec@ret", "sec ret", "sec%ret",
-        ] {
-            let url = format!("http://me:{password}@proxy:3128");
-            let error = Proxy::from_url("HTTPS_PROXY", &url)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains("HTTPS_PROXY") && error.contains("write %2"),
-                "{error}"
-            );
-            assert!(!error.contains("sec") && !error.contains("ret@"), "{error}");
-        }
-        let proxy = env(&[("HTTPS_PROXY", "http://me:a:b%2F@proxy")]);
-        let server = proxy.server_for("relay.example.com", 443).unwrap();
-        assert_eq!(server.host(), "proxy");
-        assert_eq!(server.authorization.as_deref(), Some("Basic bWU6YTpiLw=="));
-    }
-}
+mod tests;

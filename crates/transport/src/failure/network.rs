@@ -48,8 +48,11 @@ pub fn lookup(error: &io::Error) -> Diagnosis {
 
 /// Returns why a host was not reached, by name or address.
 pub fn reach(error: &io::Error) -> Diagnosis {
-    // An error of the resolver has no number and no kind.
-    let is_lookup = error.raw_os_error().is_none() && error.to_string().contains("lookup");
+    // An error of the resolver has no number and no kind. On Windows it has a number of its own.
+    let is_lookup = match error.raw_os_error() {
+        Some(number) => cfg!(windows) && (11001..=11004).contains(&number),
+        None => error.to_string().contains("lookup"),
+    };
     match is_lookup {
         true => lookup(error),
         false => connect(error),

@@ -20,6 +20,8 @@ impl Cause {
         Self::ProxyLoginRejected,
         Self::ProxyVariableLoginRejected,
         Self::ProxyLoginScheme,
+        Self::ProxyLoginFailed,
+        Self::ProxyLoginDowngrade,
         Self::ProxyForbids,
         Self::ProxyCannotReach,
         Self::ProxyRefuses,
@@ -149,9 +151,19 @@ impl Cause {
                 "correct user and password in HTTPS_PROXY (or ALL_PROXY), and restart the bridge",
             ),
             Self::ProxyLoginScheme => (
-                "it requires NTLM or Negotiate, which are not supported",
-                "the proxy answers 407 and does not offer Basic authentication",
-                "have the proxy allow Basic, or this machine without a login",
+                "it offers no authentication that can be used here",
+                "the proxy answers 407; its schemes are not supported, excluded by proxy_auth, or need another form of user",
+                "set proxy_auth = \"auto\", and give the user as DOMAIN\\user for NTLM or user@REALM for Negotiate",
+            ),
+            Self::ProxyLoginFailed => (
+                "no login could be made for it",
+                "the Kerberos server (KDC) gave no ticket, or a message of the proxy is not valid",
+                "read the reason above; check user, password, kerberos.kdc, and the clock of this machine",
+            ),
+            Self::ProxyLoginDowngrade => (
+                "it offers only Basic authentication, and offered more before",
+                "an attacker on the way could do that to get the password, so it is not sent",
+                "if the proxy was changed on purpose: `integration-bridge reload`",
             ),
             Self::ProxyForbids => (
                 "it does not allow connections to that host and port",

@@ -150,7 +150,7 @@ impl Shared {
     /// Handles the session's events: wakes tasks and calls handlers, after releasing the lock.
     pub(crate) fn notify_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core>) {
         let mut goaway = None;
-        let mut serves = false;
+        let mut is_changed = false;
         loop {
             // In runs of a fixed size, so that the lock is released before a task is woken, without a
             // list on the heap. An event wakes up to three tasks.
@@ -188,7 +188,7 @@ impl Shared {
                             wake(waiting.closer.take());
                         }
                     }
-                    Event::Serves => serves = true,
+                    Event::Serves | Event::Versions => is_changed = true,
                     Event::GoAway(sent) => goaway = Some(sent),
                     Event::Drained => {
                         core.drained = true;
@@ -215,7 +215,7 @@ impl Shared {
             core = self.lock();
         }
         // The watchers read the session itself, so one notification for the last change is enough.
-        if goaway.is_some() || serves {
+        if goaway.is_some() || is_changed {
             self.state
                 .send_modify(|state| state.goaway = state.goaway.or(goaway));
         }

@@ -188,7 +188,7 @@ fn assert_failed(name: &str, report: &Value, hop: &str, words: &[&str], remedy: 
 async fn proxy_faults_have_their_own_words() {
     let world = TestEnv::bare().start().await;
     let key = world.relay.create_key(world.tenant(), "bridge").await;
-    let answers: [(&str, &[u8], &[&str]); 7] = [
+    let answers: [(&str, &[u8], &[&str]); 8] = [
         (
             "basic",
             b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\n\r\n",
@@ -197,7 +197,12 @@ async fn proxy_faults_have_their_own_words() {
         (
             "ntlm",
             b"HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\n\r\n",
-            &["407", "NTLM or Negotiate", "allow Basic"],
+            &["407", "requires a user and password (it offers Negotiate, NTLM)", "proxy_credential"],
+        ),
+        (
+            "digest",
+            b"HTTP/1.1 407 No\r\nProxy-Authenticate: Digest realm=x\r\n\r\n",
+            &["407", "no authentication that can be used", "it offers Digest", "proxy_auth"],
         ),
         ("forbids", b"HTTP/1.1 403 Forbidden\r\n\r\n", &["403", "does not allow connections", "allow CONNECT"]),
         ("gateway", b"HTTP/1.1 502 Bad Gateway\r\n\r\n", &["502", "could not reach that host"]),

@@ -10,7 +10,7 @@ use super::super::head::{Head, HeadFile, head_path};
 use super::names::{numbers_in, rotated, rotated_name};
 use super::sha256;
 use crate::text::{hex, unhex};
-use runtime::files::Dir;
+use runtime::files::{Dir, set_len};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom};
@@ -175,7 +175,7 @@ pub(super) fn cut_half_line(file: &mut File) -> io::Result<u64> {
             ));
         }
     };
-    file.set_len(complete)?;
+    set_len(file, complete)?;
     Ok(bytes - complete)
 }
 

@@ -3,16 +3,16 @@
 
 use crate::config::{Config, FilePath};
 use crate::credentials::store::KEY_BYTES;
-use crate::credentials::{Credentials, Kind as CredentialKind, Store, with_credential};
+use crate::credentials::{Credentials, Kind as CredentialKind, Store};
 use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::own_files;
+use crate::proxy_login::{ProxyCredentialError, Route};
 use crate::signed::TenantKey;
 use crate::text::error_chain;
 use runtime::files::Kind;
 use runtime::findings::Findings;
 use runtime::pem;
-use transport::dial::Proxy;
 use transport::tls::{inspect_ca_file, inspect_chain};
 
 /// Reads everything that a config names.
@@ -103,17 +103,28 @@ fn data_dir(config: &Config, found: &mut Findings) {
 /// Checks the credentials of the proxies: the bridge does not start without them. Before it is paired, they may be
 /// missing yet.
 fn proxy_credentials(config: &Config, all: &Credentials, is_paired: bool, found: &mut Findings) {
-    for (key, name) in [
-        ("relay.proxy_credential", &config.relay.proxy_credential),
-        ("targets.proxy_credential", &config.targets.proxy_credential),
+    for (section, route) in [
+        ("relay", Route::to_relay(config)),
+        ("targets", Route::to_targets(config)),
     ] {
-        let Err(error) = with_credential(Proxy::Direct, name.as_deref(), all) else {
+        // The setting was read before: its mistakes are those of the config.
+        let Ok(route) = route.resolve() else {
             continue;
+        };
+        let Err(error) = route.with_login(all) else {
+            continue;
+        };
+        let key = match &error {
+            ProxyCredentialError::Scheme(_) => format!("{section}.proxy_auth"),
+            ProxyCredentialError::Unknown(_) | ProxyCredentialError::Kind(_) => {
+                format!("{section}.proxy_credential")
+            }
         };
         let text = error.to_string();
         let text = text.trim_start_matches("proxy_credential: ");
+        let text = text.trim_start_matches("proxy_auth: ");
         match is_paired {
-            true => found.error(key, text),
+            true => found.error(&key, text),
             false => found.warning(format!("{key}: {text}")),
         }
     }

@@ -1,10 +1,10 @@
-//! `service check`: what the service needs, tried by its own user.
+//! `service check`: what the service needs, tried by its own account.
 //!
 //! ```text
-//! service install (root) --runuser--> service check (the service's user, an empty environment)
+//! service install (root) --runuser--> service check (the service's account, an empty environment)
 //! ```
 //!
-//! Root can read and write everything, so only that user's own attempt shows what the service will meet.
+//! Root can read and write everything, so only that account's own attempt shows what the service will meet.
 
 use super::super::common::{ConfigArg, DONE, FAILED, Outcome, complain};
 use crate::config::Config;
@@ -30,7 +30,8 @@ pub(super) fn check(config: &ConfigArg) -> Outcome {
     Ok(if problems.is_empty() { DONE } else { FAILED })
 }
 
-fn problems(config: &Config) -> Vec<String> {
+/// Returns what this account cannot do and the service needs.
+pub(super) fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     let data_dir = config.bridge.data_dir.get();
     match config.bridge.open_data_dir() {
@@ -58,7 +59,7 @@ fn problems(config: &Config) -> Vec<String> {
         let Some(file) = file else { continue };
         if let Err(error) = try_to_write(&file) {
             problems.push(format!(
-                "cannot write {key} ({}): {error}; use a directory that the service's user owns",
+                "cannot write {key} ({}): {error}; use a directory that the service's account owns",
                 file.display()
             ));
         }
@@ -85,10 +86,10 @@ fn try_to_write(file: &Path) -> io::Result<()> {
     fs::remove_file(&probe)
 }
 
-/// Runs `service check` as a user, which prints what fails. Returns whether nothing does.
-pub(super) fn works_as(user: &str, program: &Path, config: &Path) -> Result<bool, String> {
+/// Runs `service check` as an account, which prints what fails. Returns whether nothing does.
+pub(super) fn works_as(account: &str, program: &Path, config: &Path) -> Result<bool, String> {
     let mut command = Command::new("runuser");
-    command.args(["-u", user, "--"]).arg(program);
+    command.args(["-u", account, "--"]).arg(program);
     command.args(["service", "check", "--config"]).arg(config);
     // The service gets no variable of the administrator's shell.
     command.env_clear();

@@ -1,4 +1,4 @@
-//! The user that runs the service, and its directories.
+//! The account that runs the service, and its directories.
 
 use super::super::common::print;
 use std::io;
@@ -6,19 +6,24 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A user's numbers.
+/// An account's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Account {
     uid: u32,
     gid: u32,
 }
 
-/// Returns a user's numbers; `None` if there is no such user.
-pub(super) fn find(user: &str) -> Result<Option<Account>, String> {
-    // The program `id` asks every source of users, such as a directory service, and not only /etc/passwd.
+/// Returns whether this command runs as root.
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Returns an account's numbers; `None` if there is no such account.
+pub(super) fn find(name: &str) -> Result<Option<Account>, String> {
+    // The program `id` asks every source of accounts, such as a directory service, and not only /etc/passwd.
     let number = |option: &str| {
         let output = Command::new("id")
-            .args([option, "--", user])
+            .args([option, "--", name])
             .stderr(Stdio::null())
             .output()
             .map_err(|error| format!("cannot run id: {error}"))?;
@@ -29,23 +34,23 @@ pub(super) fn find(user: &str) -> Result<Option<Account>, String> {
     Ok(uid.zip(gid).map(|(uid, gid)| Account { uid, gid }))
 }
 
-/// Creates a user without a shell.
-pub(super) fn create(user: &str, home: &Path) -> Result<Account, String> {
+/// Creates an account without a shell.
+pub(super) fn create(name: &str, home: &Path) -> Result<Account, String> {
     let mut command = Command::new("useradd");
     command.args(["--system", "--shell", "/usr/sbin/nologin", "--home-dir"]);
-    command.arg(home).arg(user);
-    let by_hand = "create the user with the tools of this system, and run this command again";
+    command.arg(home).arg(name);
+    let by_hand = "create the account with the tools of this system, and run this command again";
     let status = command
         .status()
         .map_err(|error| format!("cannot run useradd ({error}); {by_hand}"))?;
     if !status.success() {
-        return Err(format!("useradd {user} failed ({status}); {by_hand}"));
+        return Err(format!("useradd {name} failed ({status}); {by_hand}"));
     }
-    find(user)?.ok_or_else(|| format!("useradd created no user {user}; {by_hand}"))
+    find(name)?.ok_or_else(|| format!("useradd created no account {name}; {by_hand}"))
 }
 
 impl Account {
-    /// Creates a directory with this mode if it is missing. The user then owns it.
+    /// Creates a directory with this mode if it is missing. The account then owns it.
     pub(super) fn ensure_dir(self, dir: &Path, mode: u32) -> Result<(), String> {
         let failed = |error: io::Error| format!("cannot create {}: {error}", dir.display());
         if dir.exists() {
@@ -63,8 +68,8 @@ impl Account {
         Ok(())
     }
 
-    /// Gives the user a data directory that root has filled, for example with `pair`. Only a directory of root:
-    /// no other user can have put anything into it.
+    /// Gives the account a data directory that root has filled, for example with `pair`. Only a directory of root:
+    /// no other account can have put anything into it.
     pub(super) fn take_from_root(self, dir: &Path) -> Result<(), String> {
         let failed =
             |error: io::Error| format!("cannot change the owner of {}: {error}", dir.display());
@@ -75,10 +80,10 @@ impl Account {
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             self.own(&entry.map_err(failed)?.path()).map_err(failed)?;
         }
-        // Last: from here on the user can change names in it.
+        // Last: from here on the account can change names in it.
         self.own(dir).map_err(failed)?;
         print(&format!(
-            "{} and its files now belong to the service's user",
+            "{} and its files now belong to the service's account",
             dir.display()
         ));
         Ok(())

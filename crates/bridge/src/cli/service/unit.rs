@@ -1,12 +1,48 @@
-//! The text of the unit: the one in `deploy/systemd`, for this program, config and user.
+//! The text of the unit: the one in `deploy/systemd`, for this program, config and account.
 
 use super::NAME;
+use crate::identity::IDENTITY_FILE;
 use std::path::{Path, PathBuf};
 
 const UNIT: &str = include_str!("../../../../../deploy/systemd/integration-bridge.service");
 
-/// Directories that the unit hides from the service: `ProtectHome=yes` and `PrivateTmp=yes`.
-const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+/// Directories that the unit hides from the service (`PrivateTmp=yes`).
+const HIDDEN: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Directories that the unit hides (`ProtectHome=yes`), unless a path of the service is there.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+
+/// The keys that a unit of a user keeps. The service manager of a user cannot apply the others, such as those that give
+/// the service a file system of its own.
+const OF_USER: [&str; 27] = [
+    "Description",
+    "Documentation",
+    "ConditionPathExists",
+    "StartLimitIntervalSec",
+    "Type",
+    "NotifyAccess",
+    "WatchdogSec",
+    "ExecStart",
+    "ExecReload",
+    "Restart",
+    "RestartSec",
+    "RestartPreventExitStatus",
+    "TimeoutStopSec",
+    "LimitNOFILE",
+    "LimitCORE",
+    "NoNewPrivileges",
+    "RestrictAddressFamilies",
+    "RestrictNamespaces",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "SystemCallArchitectures",
+    "SystemCallFilter",
+    "SystemCallErrorNumber",
+    "UMask",
+    "WantedBy",
+];
 
 /// What the unit depends on. All paths are absolute.
 #[derive(Debug)]
@@ -19,33 +55,44 @@ pub(super) struct Service {
     pub data_dir: PathBuf,
     /// Further directories in which the bridge writes: those of `log.file` and `audit.file`.
     pub writes: Vec<PathBuf>,
-    /// The user that runs the service.
-    pub user: String,
+    /// The account that runs the service of the machine; `None` for a service of one user.
+    pub account: Option<String>,
 }
 
 impl Service {
     /// Returns its paths that the service will not see.
     pub(super) fn hidden(&self) -> impl Iterator<Item = &Path> {
+        let is_hiding = self.account.is_some();
+        self.paths()
+            .filter(move |path| is_hiding && HIDDEN.iter().any(|hidden| path.starts_with(hidden)))
+    }
+
+    /// Returns whether it needs a directory of a user, where `install.sh` installs without root.
+    fn is_in_home(&self) -> bool {
+        self.paths()
+            .any(|path| HOMES.iter().any(|home| path.starts_with(home)))
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &Path> {
         let own = [&self.program, &self.config, &self.data_dir];
-        own.into_iter()
-            .chain(&self.writes)
-            .map(PathBuf::as_path)
-            .filter(|path| HIDDEN.iter().any(|hidden| path.starts_with(hidden)))
+        own.into_iter().chain(&self.writes).map(PathBuf::as_path)
     }
 
     /// Returns whether the data directory is the one that the unit's `StateDirectory=` creates.
-    pub(super) fn has_own_state(&self) -> bool {
+    fn has_own_state(&self) -> bool {
         self.data_dir == Path::new("/var/lib").join(NAME)
     }
 
     /// Returns the unit.
     ///
     /// # Errors
-    /// A path or the user's name cannot be in a unit.
+    /// A path or the account's name cannot be in a unit.
     pub(super) fn unit(&self) -> Result<String, String> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.user.is_empty() || !self.user.chars().all(is_name) {
-            return Err(format!("{:?} is not a user name", self.user));
+        if let Some(account) = &self.account
+            && (account.is_empty() || !account.chars().all(is_name))
+        {
+            return Err(format!("{account:?} is not the name of an account"));
         }
         let (program, config) = (quoted("", &self.program)?, quoted("", &self.config)?);
         // systemd creates the state directory and makes it writable. Other directories need their own rules,
@@ -63,19 +110,31 @@ impl Service {
             if line.starts_with('#') {
                 continue;
             }
-            let line = match line.split_once('=') {
-                Some(("ExecStart", _)) => format!("ExecStart={program} run --config {config}"),
-                Some(("ExecReload", _)) => format!("ExecReload={program} reload --config {config}"),
-                Some(("User", _)) => format!("User={}", self.user),
-                // The user's own group.
-                Some(("Group", _)) => continue,
-                Some(("StateDirectory" | "StateDirectoryMode", _)) if !self.has_own_state() => {
+            let key = line.split_once('=').map(|(key, _)| key);
+            if self.account.is_none() && key.is_some_and(|key| !OF_USER.contains(&key)) {
+                continue;
+            }
+            let line = match key {
+                Some("ExecStart") => format!("ExecStart={program} run --config {config}"),
+                Some("ExecReload") => format!("ExecReload={program} reload --config {config}"),
+                Some("ConditionPathExists") => format!(
+                    "ConditionPathExists={}",
+                    plain(&self.data_dir.join(IDENTITY_FILE))?
+                ),
+                Some("User") => format!("User={}", self.account.as_deref().unwrap_or_default()),
+                // Visible, and still read-only where no rule below permits writing.
+                Some("ProtectHome") if self.is_in_home() => "ProtectHome=read-only".to_owned(),
+                // The account's own group.
+                Some("Group") => continue,
+                // The service manager of a user has no other target.
+                Some("WantedBy") if self.account.is_none() => "WantedBy=default.target".to_owned(),
+                Some("StateDirectory" | "StateDirectoryMode") if !self.has_own_state() => {
                     continue;
                 }
-                Some(("UMask", _)) if !writable.is_empty() => {
+                Some("UMask") if !writable.is_empty() && self.account.is_some() => {
                     format!("{line}\nReadWritePaths={}", writable.join(" "))
                 }
-                _ => line.to_owned(),
+                Some(_) | None => line.to_owned(),
             };
             out.push_str(&line);
             out.push('\n');
@@ -84,8 +143,21 @@ impl Service {
     }
 }
 
+/// Returns a unit without the filter of system calls. Versions of systemd before 239 do not know the groups in it, and
+/// would allow almost no call.
+pub(super) fn without_filter(unit: &str) -> String {
+    let lines = unit.lines();
+    let kept = lines.filter(|line| !line.starts_with("SystemCallFilter="));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
 /// Returns a path as a word of a unit, after a prefix.
 fn quoted(prefix: &str, path: &Path) -> Result<String, String> {
+    Ok(format!("\"{prefix}{}\"", plain(path)?))
+}
+
+/// Returns a path as the whole value of a key.
+fn plain(path: &Path) -> Result<String, String> {
     let text = path
         .to_str()
         .filter(|text| !text.contains(['"', '\n', '\\']));
@@ -96,7 +168,7 @@ fn quoted(prefix: &str, path: &Path) -> Result<String, String> {
         )
     })?;
     // systemd expands `%` and a letter; `%%` is a percent sign.
-    Ok(format!("\"{prefix}{}\"", text.replace('%', "%%")))
+    Ok(text.replace('%', "%%"))
 }
 
 #[cfg(test)]
@@ -109,7 +181,7 @@ mod tests {
             config: "/etc/bridge ünï/100%.toml".into(),
             data_dir: data_dir.into(),
             writes: Vec::new(),
-            user: "svc".into(),
+            account: Some("svc".into()),
         }
     }
 
@@ -121,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_has_program_config_data_and_user() {
+    fn unit_has_program_config_data_and_account() {
         let unit = service("/srv/data").unit().unwrap();
         let [start, reload] = ["run", "reload"].map(|verb| {
             format!("\"/opt/my tools/integration-bridge\" {verb} --config \"/etc/bridge ünï/100%%.toml\"")
@@ -132,12 +204,15 @@ mod tests {
         has(&unit, "User=svc");
         has(&unit, "ReadWritePaths=\"/srv/data\"");
         has(&unit, "ProtectSystem=strict");
+        has(&unit, "ConditionPathExists=/srv/data/identity.json");
+        has(&unit, "Type=notify");
+        has(&unit, "WantedBy=multi-user.target");
         assert!(!unit.contains("StateDirectory"));
         let unit = service("/var/lib/integration-bridge").unit().unwrap();
         has(&unit, "StateDirectory=integration-bridge");
         assert!(!unit.contains("ReadWritePaths"), "{unit}");
         let other = Service {
-            user: "a b".into(),
+            account: Some("a b".into()),
             ..service("/srv/data")
         };
         assert!(other.unit().is_err());
@@ -166,10 +241,79 @@ mod tests {
     }
 
     #[test]
+    fn unit_of_a_user_needs_no_privilege() {
+        let own = Service {
+            account: None,
+            writes: vec!["/home/me/log".into()],
+            ..service("/home/me/.local/state/integration-bridge")
+        };
+        assert_eq!(own.hidden().count(), 0);
+        let unit = own.unit().unwrap();
+        has(&unit, "WantedBy=default.target");
+        has(&unit, "Type=notify");
+        has(&unit, "WatchdogSec=60s");
+        has(&unit, "RestartPreventExitStatus=2 5");
+        has(
+            &unit,
+            "ConditionPathExists=/home/me/.local/state/integration-bridge/identity.json",
+        );
+        let keys: Vec<_> = unit
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, _)| key)
+            .collect();
+        // Each key of the list is in the unit: a key that was renamed there would be lost here.
+        for key in OF_USER {
+            assert!(keys.contains(&key), "{key} is not in\n{unit}");
+        }
+        for key in ["User", "StateDirectory", "ProtectSystem", "ReadWritePaths"] {
+            assert!(!keys.contains(&key), "{key} is in\n{unit}");
+        }
+    }
+
+    #[test]
     fn hidden_places_are_found() {
-        let service = service("/home/me/data");
-        let hidden: Vec<_> = service.hidden().collect();
-        assert_eq!(hidden, [Path::new("/home/me/data")]);
+        let in_tmp = service("/tmp/data");
+        let hidden: Vec<_> = in_tmp.hidden().collect();
+        assert_eq!(hidden, [Path::new("/tmp/data")]);
+        has(&in_tmp.unit().unwrap(), "ProtectHome=yes");
+    }
+
+    #[test]
+    fn home_is_visible_where_a_path_needs_it() {
+        let in_home = service("/home/me/data");
+        assert_eq!(in_home.hidden().count(), 0);
+        let unit = in_home.unit().unwrap();
+        has(&unit, "ProtectHome=read-only");
+        has(&unit, "ReadWritePaths=\"/home/me/data\"");
+    }
+
+    #[test]
+    fn unit_for_an_old_systemd_has_no_filter() {
+        let unit = service("/srv/data").unit().unwrap();
+        assert!(unit.contains("SystemCallFilter="));
+        let old = without_filter(&unit);
+        assert!(!old.contains("SystemCallFilter="), "{old}");
+        has(&old, "SystemCallArchitectures=native");
+    }
+
+    /// Where systemd is installed, it counts little that the services could do to the machine.
+    #[test]
+    fn exposure_of_the_units_is_low() {
+        let dir = crate::testing::TempDir::new("exposure");
+        let relay = include_str!("../../../../../deploy/systemd/integration-relay.service");
+        for (name, text) in [("bridge", UNIT), ("relay", relay)] {
+            let file = dir.path().join(format!("{name}.service"));
+            std::fs::write(&file, text).unwrap();
+            let mut analyze = std::process::Command::new("systemd-analyze");
+            // In tenths: 2.0.
+            analyze.args(["security", "--offline=true", "--threshold=20", "--no-pager"]);
+            let Ok(output) = analyze.arg(&file).output() else {
+                return;
+            };
+            let found = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{found}");
+        }
     }
 
     /// Where systemd is installed, it finds no mistake in the units.
@@ -184,11 +328,17 @@ mod tests {
             ..service("/srv/my data")
         };
         let relay = include_str!("../../../../../deploy/systemd/integration-relay.service");
-        let relay = relay.replace(
-            "/usr/local/bin/integration-relay",
-            &program.display().to_string(),
-        );
-        for (name, text) in [("bridge", own.unit().unwrap()), ("relay", relay)] {
+        let relay = relay.replace("/usr/bin/integration-relay", &program.display().to_string());
+        let of_user = Service {
+            account: None,
+            program,
+            ..service("/srv/my data")
+        };
+        for (name, text) in [
+            ("bridge", own.unit().unwrap()),
+            ("of-user", of_user.unit().unwrap()),
+            ("relay", relay),
+        ] {
             let file = dir.path().join(format!("{name}.service"));
             std::fs::write(&file, text).unwrap();
             let mut verify = std::process::Command::new("systemd-analyze");

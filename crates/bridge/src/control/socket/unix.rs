@@ -1,8 +1,9 @@
 //! The control socket on Unix: both sides.
 
-use crate::control::message::{
-    ControlError, ControlRequest, ControlResponse, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES,
+use super::exchange::{
+    ACCEPT_RETRY, Handler, REQUEST_TIMEOUT, REQUESTS_MAX, parse_response, request_line, respond,
 };
+use crate::control::message::{ControlError, ControlRequest, ControlResponse, RESPONSE_MAX_BYTES};
 use crate::identity::IDENTITY_FILE;
 use runtime::shortage::in_words;
 use std::fs::File;
@@ -12,9 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream as AsyncStream};
+use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -24,18 +23,6 @@ const SOCKET: &str = "control.sock";
 /// Longest path that fits into a socket address on every Unix: `sun_path` has 104 bytes on macOS and the
 /// BSDs, 108 on Linux.
 const PATH_MAX_BYTES: usize = 100;
-
-/// Requests at the same time.
-const REQUESTS_MAX: usize = 8;
-
-/// How long a request may take, including its response.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause after a connection that could not be accepted, usually for want of descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// Carries out a request. May block for a moment.
-type Handler = dyn Fn(ControlRequest) -> ControlResponse + Send + Sync;
 
 /// A short path to the socket in a directory whose own path may have any length. It leads through the open
 /// directory, so it is valid as long as the value lives.
@@ -144,30 +131,11 @@ impl Server {
             let handler = handler.clone();
             tokio::spawn(async move {
                 let _permit = permit;
-                let _ = timeout(REQUEST_TIMEOUT, respond(stream, handler)).await;
+                let (read, write) = stream.into_split();
+                let _ = timeout(REQUEST_TIMEOUT, respond(read, write, handler)).await;
             });
         }
     }
-}
-
-async fn respond(stream: AsyncStream, handler: Arc<Handler>) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut line = String::new();
-    let mut read = tokio::io::BufReader::new(read.take(REQUEST_MAX_BYTES));
-    read.read_line(&mut line).await?;
-    let response = match serde_json::from_str(&line) {
-        // A reload reads files, which must not block the runtime's workers.
-        Ok(request) => tokio::task::spawn_blocking(move || handler(request))
-            .await
-            .unwrap_or_else(|_| {
-                ControlResponse::Failed("the request failed inside the bridge; see its log".into())
-            }),
-        Err(error) => ControlResponse::Failed(format!("invalid control request: {error}")),
-    };
-    let mut text = serde_json::to_vec(&response)?;
-    text.push(b'\n');
-    write.write_all(&text).await?;
-    write.shutdown().await
 }
 
 /// Sends a request and waits for the response.
@@ -183,17 +151,12 @@ pub(super) fn send(
     let limit = Some(REQUEST_TIMEOUT);
     stream.set_read_timeout(limit).map_err(no_response)?;
     stream.set_write_timeout(limit).map_err(no_response)?;
-    let mut text = serde_json::to_vec(request).map_err(|error| no_response(error.into()))?;
-    text.push(b'\n');
+    let text = request_line(request).map_err(no_response)?;
     stream.write_all(&text).map_err(no_response)?;
     let mut line = String::new();
     let mut read = BufReader::new(stream.take(RESPONSE_MAX_BYTES));
     read.read_line(&mut line).map_err(no_response)?;
-    serde_json::from_str(&line).map_err(|_| {
-        ControlError::NoResponse(
-            "its response is not complete, or is of another version".to_owned(),
-        )
-    })
+    parse_response(&line)
 }
 
 /// Returns why there is no connection to the socket, and what to do.

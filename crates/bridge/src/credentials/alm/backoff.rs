@@ -60,7 +60,8 @@ pub(super) fn wait_after(failure: &Failure, before: Option<Duration>) -> Duratio
         | Code::RateLimited
         | Code::Standby
         | Code::DirectoryStale
-        | Code::OutcomeUnknown => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
+        | Code::OutcomeUnknown
+        | Code::KeySpent => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
     };
     before.map_or(min, |before| (before * 2).clamp(min, max))
 }

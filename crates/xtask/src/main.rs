@@ -11,16 +11,21 @@
 
 mod arrows;
 mod bench;
+mod charts;
 mod ci;
+mod containers;
 mod dist;
+mod engine;
 mod gate;
 mod openapi;
+mod packages;
 mod postgres;
 mod prose;
 mod step;
 mod test;
 mod tool;
 mod tree;
+mod windows;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -47,17 +52,28 @@ enum Task {
     Arrows,
     /// Checks the language of sources and documents, and the links between documents
     Prose,
+    /// Checks the Helm charts: lint, rendered manifests against the schemas of Kubernetes, values that must be refused
+    Charts,
+    /// Builds the images from static programs (`dist`), and runs relay, bridge and a target with podman; needs root
+    Containers,
+    /// Installs the packages for Linux in a container with systemd, and runs, crashes, upgrades and removes them; needs root
+    Packages(packages::Args),
+    /// Runs the bridge for Windows as a service under Wine, against a relay on this machine; needs root
+    Windows(windows::Args),
     /// Writes proto/openapi.json from the code
     Openapi,
     /// Builds in release mode and runs a measurement
     Bench(bench::Args),
-    /// Builds the programs as they are released, into target/dist
-    Dist,
+    /// Makes all artefacts of a release, in target/dist: programs, packages, images, charts, checksums
+    Dist(dist::Args),
     /// Records the load profile that `dist` builds with
     Profile,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = dist::run_as_compiler() {
+        return code;
+    }
     let cli = Cli::parse();
     let began = Instant::now();
     let (name, done) = match &cli.task {
@@ -66,9 +82,13 @@ fn main() -> ExitCode {
         Task::Gate(args) => ("gate", gate::run(args)),
         Task::Arrows => ("arrows", arrows::check()),
         Task::Prose => ("prose", prose::check()),
+        Task::Charts => ("charts", charts::check()),
+        Task::Containers => ("containers", containers::run()),
+        Task::Packages(args) => ("packages", packages::run(args)),
+        Task::Windows(args) => ("windows", windows::run(args)),
         Task::Openapi => ("openapi", openapi::run()),
         Task::Bench(args) => ("bench", bench::run(args)),
-        Task::Dist => ("dist", dist::dist()),
+        Task::Dist(args) => ("dist", dist::dist(args)),
         Task::Profile => ("profile", dist::profile()),
     };
     let took = began.elapsed().as_secs_f64();

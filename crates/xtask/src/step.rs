@@ -13,6 +13,8 @@ const OWN_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 pub(crate) struct Step {
     command: Command,
     text: String,
+    /// Where it runs.
+    directory: PathBuf,
 }
 
 /// The step at which a task failed.
@@ -36,19 +38,12 @@ impl Step {
                 command.env_remove(&*name);
             }
         }
-        Self {
-            command,
-            text: "cargo".to_owned(),
-        }
-        .args(args)
+        Self::new(command, "cargo").args(args)
     }
 
     /// A program on the `PATH`.
     pub(crate) fn program(name: &str) -> Self {
-        Self {
-            command: Command::new(name),
-            text: name.to_owned(),
-        }
+        Self::new(Command::new(name), name)
     }
 
     /// A program of the workspace, built in release mode.
@@ -61,9 +56,14 @@ impl Step {
         let path = profile_dir(profile)
             .join(name)
             .with_extension(std::env::consts::EXE_EXTENSION);
+        Self::new(Command::new(path), name)
+    }
+
+    fn new(command: Command, text: &str) -> Self {
         Self {
-            command: Command::new(path),
-            text: name.to_owned(),
+            command,
+            text: text.to_owned(),
+            directory: root(),
         }
     }
 
@@ -83,13 +83,24 @@ impl Step {
         self
     }
 
+    /// Runs it in this directory instead of the repository's root.
+    pub(crate) fn directory(mut self, directory: &Path) -> Self {
+        directory.clone_into(&mut self.directory);
+        self
+    }
+
+    /// Returns the command as it is shown.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Runs the command to its end, and passes its output through.
     pub(crate) fn run(mut self) -> Result<(), Failed> {
         println!("== {}", self.text);
         let began = Instant::now();
         let status = self
             .command
-            .current_dir(root())
+            .current_dir(&self.directory)
             .stdin(Stdio::null())
             .status();
         match status {
@@ -115,7 +126,7 @@ impl Step {
     pub(crate) fn output(mut self) -> Result<String, Failed> {
         let output = self
             .command
-            .current_dir(root())
+            .current_dir(&self.directory)
             .stdin(Stdio::null())
             .output()
             .map_err(|error| Failed::new(format!("`{}` cannot be run: {error}", self.text)))?;
@@ -125,6 +136,19 @@ impl Step {
         }
         eprint!("{written}{}", String::from_utf8_lossy(&output.stderr));
         Err(Failed::new(format!("`{}`: {}", self.text, output.status)))
+    }
+
+    /// Runs the command silently. Returns whether it succeeded, and all that it wrote.
+    pub(crate) fn outcome(mut self) -> Result<(bool, String), Failed> {
+        let output = self
+            .command
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| Failed::new(format!("`{}` cannot be run: {error}", self.text)))?;
+        let written = [output.stdout, output.stderr].concat();
+        let written = String::from_utf8_lossy(&written).into_owned();
+        Ok((output.status.success(), written))
     }
 
     /// Returns the program, for another program that runs it.
@@ -140,7 +164,7 @@ impl Step {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         quiet
-            .current_dir(root())
+            .current_dir(&self.directory)
             .status()
             .is_ok_and(|status| status.success())
     }

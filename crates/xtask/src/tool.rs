@@ -1,7 +1,7 @@
 //! Programs that a task needs in addition to the Rust toolchain.
 
 use crate::step::{Failed, Step, profile_dir};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Returns whether a program is installed.
 pub(crate) fn is_installed(name: &str) -> bool {
@@ -21,6 +21,13 @@ pub(crate) fn install(name: &str) -> Result<(), Failed> {
     install_packages(&[name])
 }
 
+/// Installs the packages of those files that are missing: each file, and the Debian package that contains it.
+pub(crate) fn install_missing(needed: &[(&str, &str)]) -> Result<(), Failed> {
+    let missing = needed.iter().filter(|(file, _)| !Path::new(file).exists());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    install_packages(&missing)
+}
+
 /// Installs packages on Debian and its relatives, without recommended packages.
 pub(crate) fn install_packages(names: &[&str]) -> Result<(), Failed> {
     if names.is_empty() {
@@ -32,6 +39,16 @@ pub(crate) fn install_packages(names: &[&str]) -> Result<(), Failed> {
     apt_get(&[&["install", "--yes", "--no-install-recommends"], names].concat())
 }
 
+/// Reports checks that cannot be made because a tool is missing. In CI that is a failure: a check that is skipped there is
+/// never made.
+pub(crate) fn skipped(what: &str, why: Failed) -> Result<(), Failed> {
+    if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+        return Err(why);
+    }
+    println!("   SKIPPED: {what}: {why}");
+    Ok(())
+}
+
 fn apt_get(args: &[&str]) -> Result<(), Failed> {
     let has_sudo = Step::program("sudo").args(["-n", "true"]).succeeds();
     let step = if has_sudo {
@@ -40,4 +57,15 @@ fn apt_get(args: &[&str]) -> Result<(), Failed> {
         Step::program("apt-get")
     };
     step.args(args).run()
+}
+
+/// Python's installer, which is installed if it is missing.
+pub(crate) fn pip() -> Result<Step, Failed> {
+    let pip = || Step::program("python3").args(["-m", "pip"]);
+    if !pip().args(["--version"]).succeeds() {
+        install_packages(&["python3", "python3-pip"])?;
+    }
+    Ok(pip()
+        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+        .env("PIP_ROOT_USER_ACTION", "ignore"))
 }

@@ -242,7 +242,8 @@ fn make_unwinder(compiler: &str, specs: &Path, directory: &Path) -> Result<(), F
 }
 
 /// Returns the options by which gcc links with musl instead of its own C library. Debian's `musl-gcc` has the like, but
-/// it makes a dynamic program where a static one at any address (static PIE) was asked for.
+/// it makes a dynamic program where a static one at any address (static PIE) was asked for. Functions that C code of the crates
+/// takes from the compiler are in `libgcc.a`, which the standard library does not ask for.
 fn gcc_specs(musl: &Path, machine: &str) -> String {
     let headers = musl.join(format!("usr/include/{machine}-linux-musl"));
     let objects = musl.join(format!("usr/lib/{machine}-linux-musl"));
@@ -254,7 +255,7 @@ fn gcc_specs(musl: &Path, machine: &str) -> String {
          *link_libgcc:\n-L{objects} -L .%s\n\n\
          *libgcc:\nlibgcc.a%s %:if-exists(libgcc_eh.a%s)\n\n\
          *startfile:\n{objects}/rcrt1.o {objects}/crti.o crtbeginS.o%s\n\n\
-         *endfile:\ncrtendS.o%s {objects}/crtn.o\n\n\
+         *endfile:\nlibgcc.a%s crtendS.o%s {objects}/crtn.o\n\n\
          *link:\n-static -pie --no-dynamic-linker -z text --eh-frame-hdr -nostdlib\n\n\
          *esp_link:\n\n\n*esp_options:\n\n\n*esp_cpp_options:\n\n\n"
     )

@@ -1,9 +1,18 @@
-/* The one function that gcc's unwinder (libgcc_eh.a) takes from glibc and that musl lacks: it finds the table of
- * unwinding information for an address. Without it, a panic could not be caught. The struct has the layout of glibc's
- * <dlfcn.h>; gcc's unwinder reads dlfo_eh_frame. */
+/* What gcc's unwinder (libgcc_eh.a) takes from glibc, so that a panic can be caught in a static program with musl. */
 #define _GNU_SOURCE
 #include <link.h>
+#include <pthread.h>
 #include <stddef.h>
+
+/* The unwinder names these functions weakly: the linker does not look for them in an archive, and the unwinder would call
+ * address 0. */
+void *const unwinder_needs[] = {
+    (void *)pthread_once,        (void *)pthread_mutex_lock,  (void *)pthread_mutex_unlock,
+    (void *)pthread_key_create,  (void *)pthread_getspecific, (void *)pthread_setspecific,
+};
+
+/* The one function that musl lacks finds the table of unwinding information for an address. The struct has the layout of
+ * glibc's <dlfcn.h>; gcc's unwinder reads dlfo_eh_frame. */
 
 struct dl_find_object {
     unsigned long long dlfo_flags;
@@ -43,6 +52,9 @@ static int find(struct dl_phdr_info *object, size_t size, void *data) {
     search->result->dlfo_eh_frame = table;
     return 1;
 }
+
+/* Called for each function on the stack, from any thread. */
+int _dl_find_object(void *address, struct dl_find_object *result);
 
 int _dl_find_object(void *address, struct dl_find_object *result) {
     struct search search = {(ElfW(Addr))address, result};

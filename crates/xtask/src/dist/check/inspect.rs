@@ -12,6 +12,9 @@ use std::path::Path;
 /// What the dynamic header of a Windows program must have: addresses by chance, also above 4 GiB, and no execution of data.
 const WINDOWS_PROTECTION: [&str; 3] = ["HIGH_ENTROPY_VA", "DYNAMIC_BASE", "NX_COMPAT"];
 
+/// Functions that the unwinder calls, and that the linker leaves out unless another part of the program needs them.
+const UNWINDER_NEEDS: [&str; 2] = ["_dl_find_object", "pthread_once"];
+
 /// Returns what is wrong with a program.
 pub(super) fn program(target: Target, file: &Path) -> Result<Vec<String>, Failed> {
     println!("== inspecting {}", file.display());
@@ -44,7 +47,14 @@ fn linux(file: &Path) -> Result<Vec<String>, Failed> {
         .args(["--wide", "--program-headers", "--dynamic"])
         .args([file])
         .output()?;
-    Ok(findings_of_elf(&kind, &headers))
+    let symbols = Step::program("readelf")
+        .args(["--wide", "--symbols"])
+        .args([file])
+        .output()?;
+    let mut findings = findings_of_elf(&kind, &headers);
+    let missing = UNWINDER_NEEDS.iter().filter(|it| !symbols.contains(*it));
+    findings.extend(missing.map(|it| format!("has no {it}: a panic would end the program")));
+    Ok(findings)
 }
 
 fn findings_of_elf(kind: &str, headers: &str) -> Vec<String> {

@@ -50,13 +50,15 @@ pub(crate) fn skipped(what: &str, why: Failed) -> Result<(), Failed> {
 }
 
 fn apt_get(args: &[&str]) -> Result<(), Failed> {
+    // Some packages, such as those of Kerberos, ask questions on a terminal. Their defaults do.
+    let quiet = ["DEBIAN_FRONTEND=noninteractive", "apt-get"];
     let has_sudo = Step::program("sudo").args(["-n", "true"]).succeeds();
     let step = if has_sudo {
-        Step::program("sudo").args(["-n", "apt-get"])
+        Step::program("sudo").args(["-n", "env"])
     } else {
-        Step::program("apt-get")
+        Step::program("env")
     };
-    step.args(args).run()
+    step.args(quiet).args(args).run()
 }
 
 /// Python's installer, which is installed if it is missing.

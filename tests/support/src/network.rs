@@ -178,11 +178,12 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.line = None;
-        for namespace in [self.bridge(), self.relay()] {
+        // The bridge's namespace claims the number, so it goes last: the next network may take the number from then on.
+        for namespace in [self.relay(), self.bridge()] {
             // At once: the namespace itself goes when the kernel comes to it.
             let _ = try_ip(&format!("link del {namespace}o"));
-            let _ = try_ip(&format!("netns del {namespace}"));
             let _ = fs::remove_dir_all(PathBuf::from(ETC).join(&namespace));
+            let _ = try_ip(&format!("netns del {namespace}"));
         }
         let _ = fs::remove_dir(ETC);
     }

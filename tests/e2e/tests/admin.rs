@@ -1,5 +1,4 @@
 //! Administration by the API and the command line.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::json;

@@ -1,6 +1,5 @@
 //! Every notice, raised by real bridges, keys and certificates.
 //! Those about deliveries are in `deliveries`, the one about endpoint names in `ownership`.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! One ALM session for all callers of an endpoint: the bridge opens and ends it, and no caller can.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use std::time::Duration;

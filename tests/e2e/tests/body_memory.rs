@@ -1,8 +1,6 @@
 //! The memory of request and response bodies is shared. A key that uses all of its share stops neither
 //! another tenant nor another key.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use futures_util::future::join_all;
 use serde_json::json;
 use std::time::{Duration, Instant};

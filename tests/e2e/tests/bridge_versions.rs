@@ -1,6 +1,5 @@
 //! Versions of bridges that the operator of a relay names: what a bridge, the API and notices show, and the refusal of
 //! old bridges.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use support::{LONG_TIMEOUT, TIMEOUT, TestEnv, eventually};

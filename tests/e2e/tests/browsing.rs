@@ -1,6 +1,5 @@
 //! Clients that browse through a named endpoint: redirects, cookies, and the hop headers that the relay
 //! adds.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::accept_request;
 use std::net::SocketAddr;

@@ -1,5 +1,4 @@
 //! Large bodies and slow readers: all bytes arrive, memory stays flat, other callers are unaffected.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 use support::{Ask, TestEnv, let_time_pass, pattern};

@@ -1,5 +1,4 @@
 //! Certificates as administrators have them, and which of them counts for which request.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::path::Path;

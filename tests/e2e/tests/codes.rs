@@ -1,5 +1,4 @@
 //! Every failure that callers can get: its code, its execution state, its status.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::json;

@@ -1,15 +1,12 @@
 //! Connections that fail: each cause has its own words, which name what to do, and no library's.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod connection_errors {
-    pub(crate) mod cases;
-    pub(crate) mod pki;
-    pub(crate) mod servers;
-}
+mod cases;
+mod pki;
+mod servers;
 
-use connection_errors::cases::Cases;
-use connection_errors::pki::{CA, LOCALHOST, Pki, Spec};
-use connection_errors::servers::{Blackhole, Raw};
+use cases::Cases;
+use pki::{CA, LOCALHOST, Pki, Spec};
+use servers::{Blackhole, Raw};
 use support::ports;
 
 /// The alert record of TLS 1.2 (RFC 5246, 7.2): fatal, with a description.
@@ -20,7 +17,6 @@ macro_rules! alert {
 }
 
 // Below the macro, which it uses.
-#[path = "connection_errors/relay_side.rs"]
 mod relay_side;
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Kill storms: relay, bridge and target are killed at random moments while clients submit calls. No
 //! acknowledged call is lost, and none is executed twice.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(
     clippy::print_stdout,
     reason = "the seed and the counts identify a run"

@@ -1,6 +1,5 @@
 //! Credentials for targets: the bridge stores them, adds them after the policy, and shows them to no one
 //! else.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::json;

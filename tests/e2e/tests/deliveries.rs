@@ -1,5 +1,4 @@
 //! Calls that are stored and delivered exactly once, whatever fails meanwhile.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::time::Duration;

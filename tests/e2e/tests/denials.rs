@@ -1,5 +1,4 @@
 //! Denied requests and administrative actions leave an audit row, a log line and a metric.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use support::setup::Builder;

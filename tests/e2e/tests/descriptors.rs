@@ -1,7 +1,5 @@
 //! A relay whose file descriptors run out, and come back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::{Duration, Instant};
 use support::{Ask, TestEnv, let_time_pass};
 use tokio::net::TcpStream;

@@ -35,21 +35,13 @@
 use futures_util::{StreamExt as _, stream};
 
 // Modules of this test, which have no tests of their own.
-#[path = "differential/case.rs"]
 mod case;
-#[path = "differential/compare.rs"]
 mod compare;
-#[path = "differential/http1.rs"]
 mod http1;
-#[path = "differential/http2.rs"]
 mod http2;
-#[path = "differential/http2_caller.rs"]
 mod http2_caller;
-#[path = "differential/requests.rs"]
 mod requests;
-#[path = "differential/responses.rs"]
 mod responses;
-#[path = "differential/script.rs"]
 mod script;
 
 use case::{Case, Route, Target};

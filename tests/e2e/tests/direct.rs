@@ -1,5 +1,4 @@
 //! Routes of URLs. None lets the relay call a private network.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::time::Duration;

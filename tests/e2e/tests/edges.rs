@@ -1,8 +1,6 @@
 //! What callers of every age and habit send: HTTP/1.0, uploads that are refused while they run, expectations,
 //! unusual request targets, and long header sections.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "edges/targets.rs"]
 mod targets;
 
 use e2e::accept_request;

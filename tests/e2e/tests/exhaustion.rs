@@ -6,7 +6,6 @@
 //! load (deliveries, calls, endpoint requests) ───────────────────────────────>
 //! fault                        |── begins ── 6 s ── ends ──|  every operation works
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "the figures of a run")]
 
 use serde_json::json;

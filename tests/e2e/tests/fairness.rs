@@ -1,6 +1,5 @@
 //! Fairness under contention: many transfers of one caller take no share from another caller, and those of
 //! one tenant none from another tenant.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

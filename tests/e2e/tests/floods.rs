@@ -1,7 +1,5 @@
 //! Floods of unauthenticated connections: they keep no bridge out, and cost a bounded amount of memory.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::IpAddr;
 use std::time::Duration;
 use support::{Ask, TestEnv};

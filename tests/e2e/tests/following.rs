@@ -1,6 +1,5 @@
 //! One request is followed by its id: from its caller's response through the relay's log and audit record to the log
 //! and the audit file of the bridge.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use support::process::Running;

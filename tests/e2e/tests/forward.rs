@@ -1,5 +1,4 @@
 //! The forward proxy, raw streams and WebSocket: what is not a request to a named endpoint.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -1,6 +1,5 @@
 //! A request that must not be repeated goes to its target on a connection that the target is not about to
 //! close.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,5 @@
 //! Peers that violate the protocols, at the relay's listeners.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use support::{Ask, TestEnv};

@@ -1,6 +1,5 @@
 //! A hostile relay: whatever it requests, the bridge dials nothing outside the policy, sends no credential
 //! elsewhere, stays within its memory limit, and ends the session with a reason.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::hostile_relay::{Came, HostileRelay, ask, begin, came, head, url};
 use protocol::Code;

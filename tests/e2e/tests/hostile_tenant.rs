@@ -6,7 +6,6 @@
 //!                  silent connections to every listener
 //! quiet tenant     a call, a delivery and an endpoint request at a time, on new connections
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "the figures of a run")]
 
 use bytes::Bytes;

@@ -20,32 +20,18 @@ use std::time::Duration;
 use support::let_time_pass;
 use support::recorder::Message;
 
-// In the directory of this file.
-#[path = "http2/bodies.rs"]
 mod bodies;
-#[path = "http2/breaches.rs"]
 mod breaches;
-#[path = "http2/caller.rs"]
 mod caller;
-#[path = "http2/case.rs"]
 mod case;
-#[path = "http2/floods.rs"]
 mod floods;
-#[path = "http2/frames.rs"]
 mod frames;
-#[path = "http2/ground.rs"]
 mod ground;
-#[path = "http2/heads.rs"]
 mod heads;
-#[path = "http2/record.rs"]
 mod record;
-#[path = "http2/request.rs"]
 mod request;
-#[path = "http2/seen.rs"]
 mod seen;
-#[path = "http2/slow.rs"]
 mod slow;
-#[path = "http2/unread.rs"]
 mod unread;
 
 use caller::{Caller, WITHIN};

@@ -4,22 +4,15 @@
 //! ```text
 //! caller ──> relay ──> bridge ── HTTP/2 ──> H2Target
 //! ```
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 // The environment of these tests.
-#[path = "http2_targets/site.rs"]
 mod site;
 
 // Tests, each file a topic.
-#[path = "http2_targets/calls.rs"]
 mod calls;
-#[path = "http2_targets/choice.rs"]
 mod choice;
-#[path = "http2_targets/endings.rs"]
 mod endings;
-#[path = "http2_targets/repeats.rs"]
 mod repeats;
-#[path = "http2_targets/websocket.rs"]
 mod websocket;
 
 /// The relay's path for the target.

@@ -1,5 +1,4 @@
 //! An idempotency key has one effect, also when the relay is killed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use support::setup::Builder;

@@ -1,6 +1,5 @@
 //! Standard error, standard output and log files that cannot be written: the programs lose log lines only.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::fs::File;

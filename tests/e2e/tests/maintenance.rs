@@ -1,6 +1,5 @@
 //! What an operator does to a relay's files: restore, lost keys, commands as root, reload, log rotation.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use std::fs;

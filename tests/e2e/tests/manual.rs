@@ -1,5 +1,4 @@
 //! Man pages and shell completions of both programs, as the packages have them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Stdio};
 use support::process::{command, finish};

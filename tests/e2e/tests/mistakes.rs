@@ -1,8 +1,6 @@
 //! Typical mistakes of administrators, operators and rule authors: what the programs say. The table is also the section
 //! "Typical mistakes" of the troubleshooting guide.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "mistakes/table.rs"]
 mod table;
 
 use serde_json::json;

@@ -1,6 +1,5 @@
 //! Network faults between bridge and relay, in separate namespaces: lost packets, a silent path, names that do
 //! not resolve or resolve wrongly, an address that moved.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::net::Ipv4Addr;

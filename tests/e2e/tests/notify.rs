@@ -1,6 +1,5 @@
 //! What relay and bridge report to a service manager: a socket of the test in place of systemd's.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -63,6 +62,16 @@ impl Manager {
         self.clear();
     }
 
+    /// Checks that a process that stands still sends nothing, and pings again when it goes on.
+    async fn expect_no_ping_while_paused(&mut self, process: &Running) {
+        self.pause(process).await;
+        let_time_pass(2 * WATCHDOG, "no ping arrives within the watchdog's time").await;
+        self.read();
+        assert!(self.messages.is_empty(), "{:?}", self.messages);
+        process.signal("CONT");
+        self.wait("WATCHDOG=1").await;
+    }
+
     /// Waits for a message that contains `part`.
     async fn wait(&mut self, part: &str) {
         eventually(TIMEOUT, part, async || {
@@ -104,14 +113,8 @@ async fn bridge_reports_its_state_to_the_service_manager() {
     manager.wait("READY=1").await;
     manager.wait("STATUS=connected to https://localhost").await;
     manager.wait("WATCHDOG=1").await;
-    // A process that stands still sends nothing.
     let process = world.bridge.process();
-    manager.pause(process).await;
-    let_time_pass(2 * WATCHDOG, "no ping arrives within the watchdog's time").await;
-    manager.read();
-    assert!(manager.messages.is_empty(), "{:?}", manager.messages);
-    process.signal("CONT");
-    manager.wait("WATCHDOG=1").await;
+    manager.expect_no_ping_while_paused(process).await;
     process.signal("HUP");
     manager.wait("RELOADING=1\nMONOTONIC_USEC=").await;
     assert!(world.terminate_bridge(TIMEOUT).await.success());
@@ -167,13 +170,9 @@ async fn relay_reports_its_state_to_the_service_manager() {
     manager.wait("READY=1").await;
     manager.wait("STATUS=serving: ").await;
     manager.wait("WATCHDOG=1").await;
-    let process = world.relay.process();
-    manager.pause(process).await;
-    let_time_pass(2 * WATCHDOG, "no ping arrives within the watchdog's time").await;
-    manager.read();
-    assert!(manager.messages.is_empty(), "{:?}", manager.messages);
-    process.signal("CONT");
-    manager.wait("WATCHDOG=1").await;
+    manager
+        .expect_no_ping_while_paused(world.relay.process())
+        .await;
     assert!(world.terminate_relay(TIMEOUT).await.success());
     manager.wait("STOPPING=1\nEXTEND_TIMEOUT_USEC=").await;
 }

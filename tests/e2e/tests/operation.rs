@@ -1,5 +1,4 @@
 //! Operation: health, metrics, memory at rest, draining.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::time::{Duration, Instant};

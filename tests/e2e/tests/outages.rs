@@ -1,6 +1,5 @@
 //! The network goes silent and returns. The bridge reconnects by itself, and reports its state correctly
 //! meanwhile.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 use support::{Ask, Direction, TempDir, TestEnv, eventually};

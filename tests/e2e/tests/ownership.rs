@@ -1,6 +1,5 @@
 //! An endpoint's name belongs to the bridge that declared it first, until an administrator assigns it to
 //! another one.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::{Value, json};

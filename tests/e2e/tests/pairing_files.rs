@@ -1,5 +1,4 @@
 //! Pairing files: one command on each side, one bridge a file, also after a crash at any step.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::fs;

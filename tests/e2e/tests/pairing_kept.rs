@@ -1,6 +1,5 @@
 //! `run` with a pairing file where there is no config, or one that is read-only, as in a container.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::Path;

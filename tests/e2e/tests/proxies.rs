@@ -1,5 +1,4 @@
 //! The bridge and a company's proxies: a real squid with a password, and a proxy that inspects TLS.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::sync::Arc;

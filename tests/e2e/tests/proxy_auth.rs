@@ -1,5 +1,4 @@
 //! Authentication at proxies by NTLM and Negotiate: a real squid, with the NTLM server of Samba and a real KDC.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use support::setup::{Bridge, BridgeSetup, Endpoint};

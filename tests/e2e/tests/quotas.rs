@@ -1,5 +1,4 @@
 //! Limits of endpoints and rules, and calls that have to be signed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,6 +1,5 @@
 //! The commands of the README and of the guides work as they are written: two programs, a target, and `curl`. Only ports,
 //! ids and secrets are replaced.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! The relay's disk runs full, and has space again. An older copy of its database is put back.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! A new certificate and new limits, without a restart.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! Which requests the relay retries when a tunnel is lost, according to the README's table of `execution`.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Routes of stored calls. No disturbance of a tunnel, a relay or a database ends a call without cause or
 //! makes it twice.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::{Value, json};

@@ -1,5 +1,4 @@
 //! Secrets stay out of the journal and out of core dumps.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use support::process::{command, finish};
 use support::{LONG_TIMEOUT, TempDir, TestEnv, eventually};

@@ -1,6 +1,5 @@
 //! A shortage on the bridge's machine is never reported as a target's failure, and is temporary.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::collections::HashMap;

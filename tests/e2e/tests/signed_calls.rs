@@ -1,6 +1,5 @@
 //! Signed calls and a hostile relay: a call that the tenant's application signed is executed once, unchanged,
 //! by the bridge that it was signed for.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

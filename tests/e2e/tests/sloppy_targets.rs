@@ -1,6 +1,5 @@
 //! Targets that write their own HTTP: what browsers, curl and nginx take is passed on, clean. What is refused is
 //! `target_protocol`, at once. A head that exceeds a limit is `response_too_large`.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use http::Method;
 use std::time::Instant;

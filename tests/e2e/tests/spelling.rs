@@ -1,6 +1,5 @@
 //! The spelling of field names towards HTTP/1.1 targets and callers, and the name of the bridge in its own
 //! requests.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use support::recorder::{RawRequest, Sending, talk};
 use support::setup::Endpoint;

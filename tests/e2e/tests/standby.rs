@@ -1,5 +1,4 @@
 //! Two relay processes on one database: one serves, the other stands by and takes over.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
 use std::net::SocketAddr;

@@ -1,8 +1,6 @@
 //! A synchronizer's complete run against ALM, with concurrent Call URL requests through the same bridge.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 // A module of this test.
-#[path = "synchronizer/client.rs"]
 mod client;
 
 use client::{AlmClient, Login};

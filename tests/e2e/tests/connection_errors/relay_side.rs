@@ -1,8 +1,8 @@
 //! The way to the relay: `doctor`, `pair` and `run`, and what the relay logs of its clients.
 
-use super::connection_errors::cases::assert_words;
-use super::connection_errors::pki::{CA, Pki, Spec};
-use super::connection_errors::servers::{OpensslServer, Raw, raw, tls_answers};
+use super::cases::assert_words;
+use super::pki::{CA, Pki, Spec};
+use super::servers::{OpensslServer, Raw, raw, tls_answers};
 use serde_json::Value;
 use support::setup::{Bridge, BridgeSetup, path};
 use support::{TestEnv, ports};

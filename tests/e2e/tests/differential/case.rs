@@ -3,7 +3,7 @@
 //! Most cases run against an HTTP/1.1 and an HTTP/2 target. What only bytes can express (odd chunks,
 //! folded fields, a broken status line) exists for HTTP/1.1 alone.
 
-use crate::script;
+use super::script;
 use http::Uri;
 use std::time::Duration;
 use support::h2_target::{self, Head};

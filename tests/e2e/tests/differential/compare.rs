@@ -1,7 +1,7 @@
 //! Compares what both ends saw on a route through the tunnel with what they saw without it.
 
-use crate::case::{Case, Check, KEY, Route, Target};
-use crate::http2_caller::Reply;
+use super::case::{Case, Check, KEY, Route, Target};
+use super::http2_caller::Reply;
 use std::collections::{BTreeMap, BTreeSet};
 use support::h2_target::{self, BodyEnd};
 use support::recorder::{Field, Framing, Message};

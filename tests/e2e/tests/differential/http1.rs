@@ -1,8 +1,8 @@
 //! The environment of an HTTP/1.1 target: a recorder, and four routes to it.
 
-use crate::case::{Case, ENDPOINT, KEY, Route};
-use crate::compare::{Heard, Run, Sight};
-use crate::{Env, HEADERS_MAX};
+use super::case::{Case, ENDPOINT, KEY, Route};
+use super::compare::{Heard, Run, Sight};
+use super::{Env, HEADERS_MAX};
 use std::net::SocketAddr;
 use std::time::Duration;
 use support::TestEnv;

@@ -1,9 +1,9 @@
 //! The environment of an HTTP/2 target: the target, and three routes to it.
 
-use crate::case::{Case, ENDPOINT, KEY, Route};
-use crate::compare::{Heard, Run, Sight};
-use crate::http2_caller::{Http2Caller, Reply};
-use crate::{Env, HEADERS_MAX};
+use super::case::{Case, ENDPOINT, KEY, Route};
+use super::compare::{Heard, Run, Sight};
+use super::http2_caller::{Http2Caller, Reply};
+use super::{Env, HEADERS_MAX};
 use hyper::Version;
 use std::sync::Arc;
 use std::time::Duration;

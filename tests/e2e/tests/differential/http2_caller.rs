@@ -1,6 +1,6 @@
 //! An HTTP/2 caller that works on frames, so that no library changes a message unnoticed.
 
-use crate::case::Case;
+use super::case::Case;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{Builder, ResponseFuture};

@@ -1,7 +1,7 @@
 //! Requests of every kind. Their responses are plain.
 
-use crate::case::{Case, Check, Target};
-use crate::script::{chunks, odd_pieces, open_chunks};
+use super::case::{Case, Check, Target};
+use super::script::{chunks, odd_pieces, open_chunks};
 use support::h2_target::{Head, Step, whole};
 use support::pattern;
 use support::recorder::Sending;

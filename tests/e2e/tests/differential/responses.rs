@@ -1,9 +1,9 @@
 //! Responses of every kind, valid and broken. Their requests are plain.
 
-use crate::case::{Case, Check, SLOWLY, Target};
-use crate::compare::NEVER_SEEN;
-use crate::requests::sizes;
-use crate::script::{chunks, head, in_chunks, open_chunks, whole};
+use super::case::{Case, Check, SLOWLY, Target};
+use super::compare::NEVER_SEEN;
+use super::requests::sizes;
+use super::script::{chunks, head, in_chunks, open_chunks, whole};
 use h2::Reason;
 use support::h2_target::{self, Head, Step};
 use support::{pattern, recorder};
@@ -318,7 +318,7 @@ fn bodies(target: Target) -> Vec<Case> {
 /// Bodies whose end only HTTP/1.1 can express.
 fn raw_bodies() -> Vec<Case> {
     let body = pattern::bytes(100 * 1024);
-    let odd = chunks(crate::script::odd_pieces(&body));
+    let odd = chunks(super::script::odd_pieces(&body));
     let until_close = |what: &str, body: &[u8]| {
         let response = [head("200 OK\nContent-Type: text/plain"), body.to_vec()].concat();
         get(what).bytes_and_close(response)

@@ -3,9 +3,9 @@
 //! A body of at most 16 KiB goes on when all of it is there; a larger one goes on as it comes, so
 //! that its target may see a part.
 
-use crate::case::{Expected, Table};
-use crate::frames::{self, flag};
-use crate::request::literal;
+use super::case::{Expected, Table};
+use super::frames::{self, flag};
+use super::request::literal;
 
 pub(crate) fn add(table: &mut Table<'_>) {
     lengths(table);

@@ -3,9 +3,9 @@
 //!
 //! Where a frame is wrong by itself, a request that is right follows it: it comes too late.
 
-use crate::case::{Expected, Table};
-use crate::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
-use crate::request::{Fields, Marked};
+use super::case::{Expected, Table};
+use super::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
+use super::request::{Fields, Marked};
 
 /// What a window may have at most.
 const WINDOW_MAX: u32 = (1 << 31) - 1;

@@ -8,8 +8,8 @@
 //! wait          reads until something is so, and acknowledges what wants it
 //! ```
 
-use crate::frames::{self, FRAME_BYTES, PREFACE, setting};
-use crate::seen::Seen;
+use super::frames::{self, FRAME_BYTES, PREFACE, setting};
+use super::seen::Seen;
 use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;

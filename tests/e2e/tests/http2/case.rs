@@ -1,6 +1,6 @@
 //! A case: the bytes that a caller writes on a new connection, and the expected outcome.
 
-use crate::request::{Fields, Marked};
+use super::request::{Fields, Marked};
 
 /// The expected outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

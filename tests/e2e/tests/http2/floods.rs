@@ -10,11 +10,11 @@
 //! | more streams than are allowed | each is refused |
 //! | responses that are not read | not necessarily ended |
 
-use crate::caller::{Caller, WITHIN};
-use crate::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
-use crate::ground::RecorderEnv;
-use crate::request::{self, Marked};
-use crate::seen::{Ending, Seen};
+use super::caller::{Caller, WITHIN};
+use super::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
+use super::ground::RecorderEnv;
+use super::request::{self, Marked};
+use super::seen::{Ending, Seen};
 use std::time::{Duration, Instant};
 use support::let_time_pass;
 

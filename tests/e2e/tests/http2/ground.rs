@@ -1,10 +1,10 @@
 //! A relay and a bridge in front of a recorder, and what must hold whatever a caller does: other callers
 //! are served, the relay's memory stays small, and the target sees only unambiguous requests.
 
-use crate::caller::Caller;
-use crate::record;
-use crate::request::Marked;
-use crate::seen::{Ending, Seen};
+use super::caller::Caller;
+use super::record;
+use super::request::Marked;
+use super::seen::{Ending, Seen};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::recorder::{Message, Step};

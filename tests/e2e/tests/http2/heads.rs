@@ -1,7 +1,7 @@
 //! Header sections that HTTP/2 forbids (RFC 9113, 8.2 and 8.3), or that two readers could read
 //! differently.
 
-use crate::case::{Expected, Table};
+use super::case::{Expected, Table};
 
 pub(crate) fn add(table: &mut Table<'_>) {
     names_and_values(table);

@@ -3,7 +3,7 @@
 //! Each field is a literal that no table remembers, with a name of its own and without Huffman's code
 //! (RFC 7541, 6.2.2): `00 | length | name | length | value`.
 
-use crate::frames::{self, flag};
+use super::frames::{self, flag};
 
 /// Fields in their order, the pseudo-header fields among them.
 #[derive(Debug, Clone)]

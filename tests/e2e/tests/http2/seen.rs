@@ -1,6 +1,6 @@
 //! What came back on a connection: by stream, and of the connection itself.
 
-use crate::frames::{self, Frame, flag, kind, setting};
+use super::frames::{self, Frame, flag, kind, setting};
 use std::collections::BTreeMap;
 
 /// So much of a response's body is kept.

@@ -7,11 +7,11 @@
 //! | a body | `limits.caller_idle_timeout` |
 //! | a connection without a request | not necessarily ended, as long as other callers are served |
 
-use crate::caller::{self, Caller};
-use crate::frames::{self, flag, frame, kind};
-use crate::ground::RecorderEnv;
-use crate::record;
-use crate::seen::{Ending, Seen};
+use super::caller::{self, Caller};
+use super::frames::{self, flag, frame, kind};
+use super::ground::RecorderEnv;
+use super::record;
+use super::seen::{Ending, Seen};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use support::let_time_pass;

@@ -7,11 +7,11 @@
 //! | opens it byte by byte | the stream |
 //! | reads slowly, but reads | nothing |
 
-use crate::caller::Caller;
-use crate::frames::{self, code, setting};
-use crate::ground::RecorderEnv;
-use crate::request::Marked;
-use crate::seen::{Ending, Seen};
+use super::caller::Caller;
+use super::frames::{self, code, setting};
+use super::ground::RecorderEnv;
+use super::request::Marked;
+use super::seen::{Ending, Seen};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use support::setup::RelaySetup;

@@ -1,6 +1,6 @@
 //! Call URL requests to a target that offers HTTP/2 only.
 
-use crate::site::{H2Env, HTTP2_ALONE, ok};
+use super::site::{H2Env, HTTP2_ALONE, ok};
 use hyper::Version;
 use serde_json::{Value, json};
 use support::h2_target::{BodyEnd, Seen};

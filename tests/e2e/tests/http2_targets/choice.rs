@@ -1,6 +1,6 @@
 //! The target chooses the protocol among those that the bridge offers.
 
-use crate::site::{BOTH, H2Env, HTTP2_ALONE, ok};
+use super::site::{BOTH, H2Env, HTTP2_ALONE, ok};
 use hyper::Version;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Exchanges that one end aborts or stalls.
 
-use crate::site::{BOTH, FOREVER, H2Env, HTTP2_ALONE, ok};
-use crate::{ENDPOINT, KEY};
+use super::site::{BOTH, FOREVER, H2Env, HTTP2_ALONE, ok};
+use super::{ENDPOINT, KEY};
 use bytes::Bytes;
 use h2::Reason;
 use std::time::Duration;

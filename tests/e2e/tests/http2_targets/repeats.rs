@@ -1,6 +1,6 @@
 //! Requests that a target provably did not process are retried, and processed once.
 
-use crate::site::{BOTH, H2Env, HTTP2_ALONE, ok};
+use super::site::{BOTH, H2Env, HTTP2_ALONE, ok};
 use h2::Reason;
 use hyper::Version;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! WebSocket uses HTTP/1.1, also with a target that offers HTTP/2.
 
-use crate::site::BOTH;
-use crate::{ENDPOINT, KEY};
+use super::site::BOTH;
+use super::{ENDPOINT, KEY};
 use std::sync::Arc;
 use support::setup::Endpoint;
 use support::{TIMEOUT, TestEnv, ThrowawayCa};

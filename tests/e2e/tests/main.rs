@@ -1,0 +1,74 @@
+//! End-to-end tests, a module per topic.
+//!
+//! They are one program, because each program has its own copy of tokio, hyper and rustls to compile and link.
+//! Tests that need the machine to themselves are in `alone.rs`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod access;
+mod admin;
+mod administrator;
+mod alarms;
+mod alm_sessions;
+mod body_memory;
+mod bridge_disk;
+mod bridge_versions;
+mod browsing;
+mod calls;
+mod certificates;
+mod clients;
+mod codes;
+mod config_secrets;
+mod connection_errors;
+mod crash;
+mod credentials;
+mod deliveries;
+mod denials;
+mod descriptors;
+mod differential;
+mod direct;
+mod doctor;
+mod document;
+mod edges;
+mod endpoints;
+mod floods;
+mod following;
+mod forward;
+mod fresh_connections;
+mod health;
+mod hostile;
+mod hostile_relay;
+mod http2;
+mod http2_targets;
+mod idempotency;
+mod install_script;
+mod links;
+mod logs;
+mod maintenance;
+mod manual;
+mod mistakes;
+mod networks;
+mod notify;
+mod outages;
+mod overrides;
+mod ownership;
+mod pairing_files;
+mod pairing_kept;
+mod passwords;
+mod peer_texts;
+mod proxies;
+mod proxy_auth;
+mod quotas;
+mod readme;
+mod relay_disk;
+mod reload;
+mod repeats;
+mod routes;
+mod scopes;
+mod secrets;
+mod service;
+mod shortage;
+mod signed_calls;
+mod sloppy_targets;
+mod spelling;
+mod standby;
+mod update;

@@ -47,19 +47,45 @@ pub(crate) use store::{check, replace};
 use audit::AuditEvent;
 use protocol::{Code, Execution, Failure};
 use sqlx::Row as _;
-use sqlx::migrate::Migrator;
 use std::ops::Deref;
 use std::sync::Arc;
 use store::lease::LeaseConnection;
 use store::{Migrations, Store};
 use tenants::SITE;
 
-static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
-
 static MIGRATIONS: Migrations = Migrations {
-    sqlite: &SQLITE,
-    postgres: &POSTGRES,
+    sqlite: store::migration_files!(
+        "../migrations/sqlite",
+        [
+            "0001_tenants_keys_bridges",
+            "0002_service",
+            "0003_inspection",
+            "0004_deliveries",
+            "0005_storage",
+            "0006_standby",
+            "0007_keys",
+            "0008_call_labels",
+            "0009_audit_seals",
+            "0010_audit_by_object",
+            "0011_pairing_files",
+        ]
+    ),
+    postgres: store::migration_files!(
+        "../migrations/postgres",
+        [
+            "0001_tenants_keys_bridges",
+            "0002_service",
+            "0003_inspection",
+            "0004_deliveries",
+            "0005_storage",
+            "0006_standby",
+            "0007_keys",
+            "0008_call_labels",
+            "0009_audit_seals",
+            "0010_audit_by_object",
+            "0011_pairing_files",
+        ]
+    ),
 };
 
 /// The lease of the process that serves.

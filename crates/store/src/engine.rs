@@ -11,7 +11,7 @@ mod postgres;
 pub(crate) mod sqlite;
 mod transaction;
 
-pub use backend::{Backend, Migrations};
+pub use backend::Backend;
 pub use connection::Connection;
 pub use error::StoreError;
 pub use pool::Pool;

@@ -1,8 +1,8 @@
 //! [`Store`]: one open database, and the few things that every program does with it.
 
-use crate::engine::{Backend, Connector, Migrations, backend};
+use crate::engine::{Backend, Connector, backend};
 use crate::fence::Fence;
-use crate::{Database, Pool, StoreError, Transaction};
+use crate::{Database, Migrations, Pool, StoreError, Transaction};
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,16 +4,12 @@ use crate::batch::Change;
 use crate::lease::{AcquireOutcome, LeaseConnection};
 use crate::{Batch, Database, Found, Migrations, PostgresUrl, Store, StoreError, Transaction};
 use sqlx::Row as _;
-use sqlx::migrate::Migrator;
 use std::time::{Duration, Instant};
 use support::{PostgresDatabase, TempDir};
 
-static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
-
 pub(crate) static MIGRATIONS: Migrations = Migrations {
-    sqlite: &SQLITE,
-    postgres: &POSTGRES,
+    sqlite: crate::migration_files!("../migrations/sqlite", ["0001_store"]),
+    postgres: crate::migration_files!("../migrations/postgres", ["0001_store"]),
 };
 
 /// The lease of the tests.

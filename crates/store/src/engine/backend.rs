@@ -9,8 +9,9 @@ use super::pool::{BreakageClock, Pool};
 use super::postgres;
 use super::sqlite;
 use crate::database::{Database, PostgresUrl};
+use crate::migrations::{Migrations, migrator};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Row as _};
 use std::time::Duration;
@@ -70,15 +71,6 @@ impl Backend {
             Self::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
         }
     }
-}
-
-/// A program's own tables: one directory of migrations for each database.
-#[derive(Debug, Clone, Copy)]
-pub struct Migrations {
-    /// For SQLite.
-    pub sqlite: &'static Migrator,
-    /// For PostgreSQL.
-    pub postgres: &'static Migrator,
 }
 
 /// How a database wants its pool.
@@ -147,7 +139,7 @@ pub(crate) async fn open(
     migrations: &Migrations,
 ) -> Result<(Pool, Connector), StoreError> {
     sqlx::any::install_default_drivers();
-    let (settings, backend, migrator) = match database {
+    let (settings, backend, files) = match database {
         Database::Sqlite(path) => (sqlite::settings(path)?, Backend::Sqlite, migrations.sqlite),
         Database::Postgres(url) => {
             let settings = postgres::settings(url);
@@ -160,6 +152,7 @@ pub(crate) async fn open(
         .url
         .parse()
         .map_err(|error: sqlx::Error| unusable(error.to_string()))?;
+    let migrator = migrator(files).map_err(unusable)?;
     let connector = Connector {
         options: options.disable_statement_logging(),
         setup: settings.setup,
@@ -175,7 +168,7 @@ pub(crate) async fn open(
     let raw = raw.map_err(|error| unusable(words(&error)))?;
     match backend {
         Backend::Sqlite => migrate(async || migrator.run(&raw).await).await,
-        Backend::Postgres => migrate(async || postgres::migrate(migrator, &connector).await).await,
+        Backend::Postgres => migrate(async || postgres::migrate(&migrator, &connector).await).await,
     }
     .map_err(unusable)?;
     Ok((Pool::new(raw, backend, breakage, anchor), connector))

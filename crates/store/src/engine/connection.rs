@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use sqlx::any::{Any, AnyQueryResult, AnyRow, AnyStatement, AnyTypeInfo};
 use sqlx::pool::PoolConnection;
-use sqlx::{Describe, Either, Execute, Executor, SqlStr};
+use sqlx::{Either, Execute, Executor, SqlStr};
 use std::time::Duration;
 
 /// One item of a statement's result: a row, or the number of changed rows.
@@ -97,12 +97,5 @@ impl<'c> Executor<'c> for &'c mut Connection {
         'c: 'e,
     {
         (&mut *self.pooled).prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Any>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        (&mut *self.pooled).describe(sql)
     }
 }

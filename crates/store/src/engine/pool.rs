@@ -13,9 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use sqlx::any::{Any, AnyRow, AnyStatement, AnyTypeInfo};
-use sqlx::{
-    AnyConnection, AnyPool, Connection as _, Describe, Execute, Executor, Row as _, SqlStr,
-};
+use sqlx::{AnyConnection, AnyPool, Connection as _, Execute, Executor, Row as _, SqlStr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -271,12 +269,5 @@ impl<'p> Executor<'p> for &'_ Pool {
         'p: 'e,
     {
         self.raw.prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Any>, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        self.raw.describe(sql)
     }
 }

@@ -30,3 +30,20 @@ async fn incomplete_index_is_built_again() {
         assert_eq!(valid, 1);
     }
 }
+
+#[test]
+fn every_migration_is_compiled_in() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    for (database, files) in [
+        ("sqlite", MIGRATIONS.sqlite),
+        ("postgres", MIGRATIONS.postgres),
+    ] {
+        let found = std::fs::read_dir(directory.join(database)).unwrap();
+        let mut found: Vec<_> = found
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        found.sort();
+        let compiled = files.iter().map(|file| format!("{}.sql", file.name));
+        assert_eq!(found, compiled.collect::<Vec<_>>());
+    }
+}

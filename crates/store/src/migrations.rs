@@ -1,0 +1,74 @@
+//! A program's own tables, as migrations that are compiled into it.
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// The migrations of a program: the same numbers for each database.
+#[derive(Debug, Clone, Copy)]
+pub struct Migrations {
+    /// For SQLite.
+    pub sqlite: &'static [MigrationFile],
+    /// For PostgreSQL.
+    pub postgres: &'static [MigrationFile],
+}
+
+/// A file of migrations. [`migration_files!`](crate::migration_files) makes them.
+#[derive(Debug, Clone, Copy)]
+pub struct MigrationFile {
+    /// The file's name without `.sql`: `0002_service` is number 2.
+    pub name: &'static str,
+    /// Its statements.
+    pub sql: &'static str,
+}
+
+/// Compiles files of a directory into the program: a `&'static` slice of [`MigrationFile`]. The directory is relative to
+/// the source file that calls this.
+#[macro_export]
+macro_rules! migration_files {
+    ($directory:literal, [$($name:literal),+ $(,)?]) => {
+        &[$($crate::MigrationFile {
+            name: $name,
+            sql: include_str!(concat!($directory, "/", $name, ".sql")),
+        }),+]
+    };
+}
+
+/// Reads the names of files.
+///
+/// # Errors
+/// The name that is no number, underscore and description.
+pub(crate) fn migrator(files: &[MigrationFile]) -> Result<Migrator, String> {
+    let migrations = files.iter().map(|file| {
+        let (number, description) = file.name.split_once('_')?;
+        Some(Migration::new(
+            number.parse().ok()?,
+            description.replace('_', " ").into(),
+            MigrationType::Simple,
+            file.sql.into_sql_str(),
+            file.sql.starts_with("-- no-transaction"),
+        ))
+    });
+    let named = migrations.zip(files).map(|(migration, file)| {
+        migration.ok_or_else(|| format!("migration `{}` has no number in its name", file.name))
+    });
+    Ok(Migrator::with_migrations(named.collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MigrationFile, migrator};
+
+    #[test]
+    fn migration_has_the_number_in_its_name() {
+        let file = |name, sql| MigrationFile { name, sql };
+        let read = migrator(&[
+            file("0010_audit_by_object", "-- no-transaction\nSELECT 1"),
+            file("0002_service", "SELECT 2"),
+        ]);
+        let read = read.unwrap();
+        let read = read.iter().map(|m| (m.version, &*m.description, m.no_tx));
+        let expected = [(2, "service", false), (10, "audit by object", true)];
+        assert_eq!(read.collect::<Vec<_>>(), expected);
+        assert!(migrator(&[file("service", "")]).is_err());
+    }
+}

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use windows_service::service::{
@@ -56,12 +57,12 @@ const PRESHUTDOWN: Duration = Duration::from_secs(45);
 /// The one privilege that the process keeps: to pass directories without rights in them, which every user has.
 const PRIVILEGES: &str = "SeChangeNotifyPrivilege\0\0";
 
-/// How often the manager learns that a stop goes on, and how long it waits for that.
+/// How often the manager learns that a start or a stop goes on, and how long it waits for that.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_HINT: Duration = Duration::from_secs(10);
 
-/// How long a start may take until the service runs.
-const START_HINT: Duration = Duration::from_secs(60);
+/// The stack of the thread that does the work: that of the manager's own thread depends on the system.
+const STACK_BYTES: usize = 8 << 20;
 
 /// `ERROR_INVALID_LEVEL`: the system does not know a setting.
 const UNKNOWN_SETTING: i32 = 124;
@@ -158,7 +159,7 @@ pub fn install(command: &Command<'_>, account: &str) -> io::Result<Vec<&'static 
             service.set_failure_actions_on_non_crash_failures(true),
         ),
         (
-            "an account of the service",
+            "the identity of its account",
             service.set_config_service_sid_info(ServiceSidType::Unrestricted),
         ),
         (
@@ -320,7 +321,8 @@ static STOPS: OnceLock<watch::Sender<bool>> = OnceLock::new();
 /// What the service does: its whole work. It returns the exit code.
 static BODY: Mutex<Option<Box<dyn FnOnce() -> u8 + Send>>> = Mutex::new(None);
 
-/// Whether a stop was requested, and the number of the last report on it.
+/// Whether the service runs, whether a stop was requested, and the number of the last report on either.
+static IS_STARTED: AtomicBool = AtomicBool::new(false);
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 static CHECKPOINT: AtomicU32 = AtomicU32::new(0);
 
@@ -342,11 +344,22 @@ fn service_main(_: Vec<OsString>) {
         return;
     };
     let _ = HANDLE.set(handle);
-    report(ServiceState::StartPending, START_HINT, 0);
+    report(ServiceState::StartPending, PROGRESS_HINT, 0);
     std::thread::spawn(report_progress);
     let body = BODY.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let code = body.map_or(0, |body| body());
+    let code = body.map_or(0, run_body);
     report(ServiceState::Stopped, Duration::ZERO, code);
+}
+
+/// Runs the body to its end. A panic, or no memory for its thread, is a failure.
+fn run_body(body: Box<dyn FnOnce() -> u8 + Send>) -> u8 {
+    let thread = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(body);
+    match thread.map(JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        Ok(Err(_)) | Err(_) => 1,
+    }
 }
 
 fn on_control(control: ServiceControl) -> ServiceControlHandlerResult {
@@ -365,12 +378,14 @@ fn on_control(control: ServiceControl) -> ServiceControlHandlerResult {
     }
 }
 
-/// Reports that a stop goes on. Without it the manager would call the service hung.
+/// Reports that a start or a stop goes on. Without it the manager would call the service hung.
 fn report_progress() {
     loop {
         std::thread::sleep(PROGRESS_EVERY);
         if IS_STOPPING.load(Ordering::SeqCst) {
             report(ServiceState::StopPending, PROGRESS_HINT, 0);
+        } else if !IS_STARTED.load(Ordering::SeqCst) {
+            report(ServiceState::StartPending, PROGRESS_HINT, 0);
         }
     }
 }
@@ -384,8 +399,12 @@ fn report(state: ServiceState, hint: Duration, code: u8) {
     };
     let is_late = match *last {
         Some(ServiceState::Stopped) => true,
-        // A start that ends after the request to stop.
-        Some(ServiceState::StopPending) => state == ServiceState::Running,
+        // A start that goes on or ends after the request to stop.
+        Some(ServiceState::StopPending) => {
+            matches!(state, ServiceState::StartPending | ServiceState::Running)
+        }
+        // Progress of a start that has just ended.
+        Some(ServiceState::Running) => state == ServiceState::StartPending,
         _ => false,
     };
     if is_late {
@@ -436,6 +455,7 @@ impl Control {
 
     /// Reports that the service runs.
     pub fn running(&self) {
+        IS_STARTED.store(true, Ordering::SeqCst);
         report(ServiceState::Running, Duration::ZERO, 0);
     }
 

@@ -1,7 +1,7 @@
-//! `cargo xtask ci`: the cheap checks first, then all tests, then the packages, then the cost of the data path.
+//! `cargo xtask ci`: the cheap checks first, then all tests, then the packages for Linux and the service on Windows, then the cost of the data path.
 
 use crate::step::{Failed, Step};
-use crate::{arrows, charts, gate, packages, prose, tool, tree};
+use crate::{arrows, charts, gate, packages, prose, tool, tree, windows};
 
 /// The spelling checker. A fixed version, because each one knows other words.
 const TYPOS_PACKAGE: &str = "typos";
@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     // The command that the README names.
     Step::cargo(["xtask", "test"]).run()?;
     packages::run(&packages::Args::default())?;
+    windows::run(&windows::Args::default())?;
     gate::run_in_ci()
 }
 

@@ -20,6 +20,7 @@ mod deb;
 mod debian;
 mod dockerfile;
 mod documents;
+mod imports;
 mod load_profile;
 mod msi;
 mod native;
@@ -38,6 +39,7 @@ mod tree;
 
 pub(crate) use compiler::run as run_as_compiler;
 pub(crate) use debian::source as debian_source;
+pub(crate) use imports::check as check_imports;
 pub(crate) use load_profile::profile;
 
 use crate::step::{Failed, Step};
@@ -129,6 +131,17 @@ pub(crate) fn dist(args: &Args) -> Result<(), Failed> {
         Some(Command::Check(selection)) => check::run(selection),
         None => make(&args.selection),
     }
+}
+
+/// Compiles the bridge for Windows with a profile of Cargo.toml. Returns its file.
+pub(crate) fn windows_program(profile: &str) -> Result<PathBuf, Failed> {
+    let target = Target::WindowsX86_64;
+    let built = program::build(target, profile, &Toolchain::default())?;
+    let program = target
+        .programs()
+        .next()
+        .ok_or_else(|| Failed::new(format!("no program for {}", target.triple())))?;
+    Ok(built.directory.join(target.file_name(program)))
 }
 
 fn make(selection: &Selection) -> Result<(), Failed> {

@@ -73,8 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         .filter(|(file, _)| !Path::new(file).exists());
     let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     tool::install_packages(&missing)?;
-    // With `--tests`, for then all is built with the same features, and once: tests need more features of tokio.
-    Step::cargo(["build", "--workspace", "--bins", "--tests", "--locked"]).run()?;
+    build()?;
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
     } else {
@@ -94,6 +93,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         Step::cargo(["test", "--doc", "--workspace", "--locked"]).run()?;
     }
     Ok(())
+}
+
+/// Builds the programs and the tests.
+pub(crate) fn build() -> Result<(), Failed> {
+    // With `--tests`, for then all is built with the same features, and once: tests need more features of tokio.
+    Step::cargo(["build", "--workspace", "--bins", "--tests", "--locked"]).run()
 }
 
 fn has_nextest() -> bool {

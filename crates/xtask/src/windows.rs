@@ -1,4 +1,4 @@
-//! `cargo xtask windows`: the released bridge for Windows, as a service under Wine.
+//! `cargo xtask windows`: the bridge for Windows, as a service under Wine.
 //!
 //! ```text
 //! imports   nothing that Windows Server 2008 R2 lacks
@@ -10,13 +10,12 @@
 //! Wine has no real access control lists, event log, automatic restarts and elevation: `deploy/guide/installation.md` lists what
 //! this does not show.
 
-mod imports;
 mod site;
 mod wine;
 
-pub(crate) use imports::check as check_imports;
-
+use crate::dist::{check_imports, windows_program};
 use crate::step::{Failed, Step, profile_dir};
+use crate::test;
 use site::Site;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,8 +23,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wine::Wine;
 
-/// The target of the released program.
-const TRIPLE: &str = "x86_64-win7-windows-gnu";
+/// The profile of Cargo.toml for the program, if none is given: it takes the least time to compile.
+const CARGO_PROFILE: &str = "wine";
 
 /// The program's directory. Blanks and letters outside of ASCII must work in every path.
 const PROGRAM_DIR: &str = r"C:\Program Files\Integration Bridge ä";
@@ -46,9 +45,9 @@ const OBSERVE_EVERY: Duration = Duration::from_millis(200);
 const SLOW: Duration = Duration::from_secs(5);
 
 /// What to test.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// The program; without it, the one in target/dist, which is built if it is missing
+    /// The program, such as the released one in target/dist; without it, a debug build
     #[arg(long, value_name = "EXE")]
     program: Option<PathBuf>,
     /// The relay that the bridge connects to; without it, a debug build
@@ -59,14 +58,14 @@ pub(crate) struct Args {
 /// Runs the test.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     let program = match &args.program {
-        Some(program) => program.clone(),
-        None => released()?,
+        Some(program) => found(program)?,
+        None => windows_program(CARGO_PROFILE)?,
     };
-    imports::check(&program)?;
+    check_imports(&program)?;
     let relay = match &args.relay {
-        Some(relay) => relay.clone(),
+        Some(relay) => found(relay)?,
         None => {
-            Step::cargo(["build", "--locked", "--bin", "integration-relay"]).run()?;
+            test::build()?;
             PathBuf::from(Step::built_program("debug", "integration-relay").path())
         }
     };
@@ -75,25 +74,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     fs::create_dir_all(&directory).map_err(|error| Failed::new(format!("{error}")))?;
     let site = Site::start(&relay, &directory)?;
     let wine = Wine::start(&directory)?;
-    let outcome = test(&wine, &site, &program);
+    let outcome = check(&wine, &site, &program);
     if outcome.is_err() {
         wine.show(&format!(r"{OWN_DIR}\data\bridge.log"));
     }
     outcome
 }
 
-/// Returns the released program.
-fn released() -> Result<PathBuf, Failed> {
-    let program = profile_dir("dist")
-        .join(TRIPLE)
-        .join("integration-bridge.exe");
-    if !program.exists() {
-        Step::cargo(["xtask", "dist", "--only", "programs", "--target", TRIPLE]).run()?;
-    }
-    Ok(program)
+/// Returns a file's path for programs that start in another directory.
+fn found(file: &Path) -> Result<PathBuf, Failed> {
+    fs::canonicalize(file).map_err(|error| Failed::new(format!("{}: {error}", file.display())))
 }
 
-fn test(wine: &Wine, site: &Site, program: &Path) -> Result<(), Failed> {
+fn check(wine: &Wine, site: &Site, program: &Path) -> Result<(), Failed> {
     let config = format!(r"{OWN_DIR}\{CONFIG}");
     let exe = format!(r"{PROGRAM_DIR}\integration-bridge.exe");
     wine.put(program, &exe)?;

@@ -9,8 +9,11 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The file that our packages install next to the program: its first word is the package manager.
+/// The file that our packages install: its first word is the package manager.
 const MARKER: &str = "/usr/lib/integration-bridge/managed-by";
+
+/// The same file of the package for Windows, next to the program.
+const MARKER_OF_WINDOWS: &str = "managed-by";
 
 /// Bytes of the marker that are read.
 const MARKER_MAX_BYTES: u64 = 256;
@@ -98,7 +101,12 @@ impl fmt::Display for Owner {
 
 /// Returns the owner of a program. `is_kept` says that a container is kept like a machine.
 pub(crate) fn owner(program: &Path, is_kept: bool) -> Option<Owner> {
-    let packages = marked(program, Path::new(MARKER)).or_else(|| registered(program));
+    let packages = if cfg!(windows) {
+        let marker = program.with_file_name(MARKER_OF_WINDOWS);
+        read_marker(&marker)
+    } else {
+        marked(program, Path::new(MARKER)).or_else(|| registered(program))
+    };
     if let Some(packages) = packages {
         return Some(Owner::Packages(packages));
     }
@@ -118,6 +126,10 @@ fn marked(program: &Path, marker: &Path) -> Option<PackageManager> {
     if !program.starts_with("/usr") || program.starts_with("/usr/local") {
         return None;
     }
+    read_marker(marker)
+}
+
+fn read_marker(marker: &Path) -> Option<PackageManager> {
     let mut text = String::new();
     let file = files::open(marker).ok()?;
     file.take(MARKER_MAX_BYTES).read_to_string(&mut text).ok()?;
@@ -167,6 +179,16 @@ mod tests {
         ] {
             assert_eq!(marked(Path::new(own), &marker), None, "{own}");
         }
+    }
+
+    #[test]
+    fn marker_of_windows_is_next_to_the_program() {
+        let dir = TempDir::new("managed");
+        let program = dir.path().join("integration-bridge.exe");
+        let marker = program.with_file_name(MARKER_OF_WINDOWS);
+        assert_eq!(read_marker(&marker), None);
+        std::fs::write(&marker, "msi\n").unwrap();
+        assert_eq!(read_marker(&marker), Some(PackageManager::Msi));
     }
 
     #[test]

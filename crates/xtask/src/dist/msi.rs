@@ -40,6 +40,8 @@ pub(super) fn make(item: &Item<'_>, to: &Path) -> Result<(), Failed> {
     tool::install_packages(&missing.collect::<Vec<_>>())?;
     let tree = Tree::new(&format!("msi-{}", item.name()))?;
     bundle::add_windows_files(&tree, "", item)?;
+    // The program's own `update` then refuses, and names the package.
+    tree.write("managed-by", "msi\n", READABLE)?;
     tree.finish(item.release)?;
     let made = Tree::new(&format!("msi-{}-made", item.name()))?;
     made.write("package.wxs", definition(item, &tree)?, READABLE)?;

@@ -60,7 +60,9 @@ pub(super) fn install(args: &InstallArgs) -> Outcome {
     };
     let unsupported = service::install(&command, &args.account);
     for what in unsupported.map_err(|error| failed("install", &error))? {
-        warn(&format!("this system does not support {what} of a service"));
+        warn(&format!(
+            "this Windows does not know a setting of the service: {what}"
+        ));
     }
     if let Err(error) = event_log::register() {
         warn(&format!(

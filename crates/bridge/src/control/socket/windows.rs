@@ -110,13 +110,16 @@ pub(super) fn send(
     request: &ControlRequest,
 ) -> Result<ControlResponse, ControlError> {
     let no_response = |error: io::Error| ControlError::NoResponse(in_words(&error));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_response)?;
-    // On a thread of its own: the caller may run inside of a runtime, as `doctor` does, where another one cannot start.
+    // On a thread of its own: the caller may run inside of a runtime, as `doctor` does, where another one can neither start
+    // nor end.
     std::thread::scope(|scope| {
-        let sending = scope.spawn(|| runtime.block_on(send_in_runtime(data_dir, request)));
+        let sending = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(no_response)?;
+            runtime.block_on(send_in_runtime(data_dir, request))
+        });
         sending
             .join()
             .unwrap_or_else(|_| Err(no_response(io::ErrorKind::Other.into())))

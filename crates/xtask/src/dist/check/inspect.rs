@@ -4,9 +4,9 @@
 use super::super::program::private_paths;
 use super::super::target::Target;
 use super::super::tree;
+use crate::dist::imports;
 use crate::step::{Failed, Step};
 use crate::tool;
-use crate::windows::check_imports;
 use std::path::Path;
 
 /// What the dynamic header of a Windows program must have: addresses by chance, also above 4 GiB, and no execution of data.
@@ -98,7 +98,7 @@ fn windows(target: Target, file: &Path) -> Result<Vec<String>, Failed> {
         .args([file])
         .output()?;
     let mut findings = findings_of_pe(&headers);
-    if let Err(failed) = check_imports(file) {
+    if let Err(failed) = imports::check(file) {
         findings.push(failed.to_string());
     }
     Ok(findings)

@@ -7,8 +7,17 @@ use crate::{arrows, charts, gate, packages, prose, tool, tree, windows};
 const TYPOS_PACKAGE: &str = "typos";
 const TYPOS_VERSION: &str = "1.52.0";
 
+/// Which checks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also make all artefacts of a release twice, compare them, and run those for other machines and containers: once a day,
+    /// about two hours
+    #[arg(long)]
+    daily: bool,
+}
+
 /// Runs every check.
-pub(crate) fn run() -> Result<(), Failed> {
+pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     component("fmt", "rustfmt")?;
     component("clippy", "clippy")?;
     Step::cargo(["fmt", "--all", "--check"]).run()?;
@@ -39,7 +48,13 @@ pub(crate) fn run() -> Result<(), Failed> {
     Step::cargo(["xtask", "test"]).run()?;
     packages::run(&packages::Args::default())?;
     windows::run(&windows::Args::default())?;
-    gate::run_in_ci()
+    gate::run_in_ci()?;
+    if args.daily {
+        for task in ["dist", "portability", "containers", "dist check"] {
+            Step::cargo(["xtask"]).args(task.split(' ')).run()?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks the spelling with `typos`, which is installed next to the build's output if it is missing.

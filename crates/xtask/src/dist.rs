@@ -41,6 +41,7 @@ pub(crate) use compiler::run as run_as_compiler;
 pub(crate) use debian::source as debian_source;
 pub(crate) use imports::check as check_imports;
 pub(crate) use load_profile::profile;
+pub(crate) use target::Target;
 
 use crate::step::{Failed, Step};
 use clap::ValueEnum;
@@ -51,7 +52,7 @@ use release::Release;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use target::{PROGRAMS, Program, Target};
+use target::{PROGRAMS, Program};
 use toolchain::Toolchain;
 
 /// What to make.
@@ -133,6 +134,17 @@ pub(crate) fn dist(args: &Args) -> Result<(), Failed> {
     }
 }
 
+/// Returns the directory of the programs of a target in `target/dist`. They are built if they are missing.
+pub(crate) fn released_programs(target: Target) -> Result<PathBuf, Failed> {
+    let directory = release::directory().join(target.triple());
+    let is_there = |program: &Program| directory.join(target.file_name(program)).exists();
+    if !target.programs().all(is_there) {
+        let built = program::build(target, program::CARGO_PROFILE, &Toolchain::default())?;
+        collect(target, &built.directory)?;
+    }
+    Ok(directory)
+}
+
 /// Compiles the bridge for Windows with a profile of Cargo.toml. Returns its file.
 pub(crate) fn windows_program(profile: &str) -> Result<PathBuf, Failed> {
     let target = Target::WindowsX86_64;
@@ -210,16 +222,21 @@ fn programs(selection: &Selection, target: Target, toolchain: &Toolchain) -> Res
         },
         None => program::build(target, &selection.cargo_profile, toolchain)?,
     };
+    built.directory = collect(target, &built.directory)?;
+    Ok(built)
+}
+
+/// Copies the programs of a target into their directory in `target/dist`, and returns it.
+fn collect(target: Target, from: &Path) -> Result<PathBuf, Failed> {
     let directory = release::directory().join(target.triple());
     fs::create_dir_all(&directory).map_err(|error| cannot("create", &directory, &error))?;
     for program in target.programs() {
         let name = target.file_name(program);
         let to = directory.join(&name);
-        replace(&built.directory.join(&name), &to)?;
+        replace(&from.join(&name), &to)?;
         show(&to);
     }
-    built.directory = directory;
-    Ok(built)
+    Ok(directory)
 }
 
 /// Lets the programs write their documents: those that run here, which are compiled if they are not among the targets.

@@ -19,8 +19,10 @@ mod engine;
 mod gate;
 mod openapi;
 mod packages;
+mod portability;
 mod postgres;
 mod prose;
+mod site;
 mod step;
 mod test;
 mod tool;
@@ -45,7 +47,7 @@ enum Task {
     /// Builds the programs and runs all tests: units, vectors, fuzz corpora, end to end
     Test(test::Args),
     /// Runs every check that a change must pass: format, lints, docs, prose, all tests, the gate
-    Ci,
+    Ci(ci::Args),
     /// Counts instructions and allocations of the data path, and compares them with the baseline
     Gate(gate::Args),
     /// Checks the imports between modules and crates: no cycle, no forbidden arrow
@@ -58,6 +60,8 @@ enum Task {
     Containers,
     /// Installs the packages for Linux in a container with systemd, and runs, crashes, upgrades and removes them; needs root
     Packages(packages::Args),
+    /// Runs the static programs with the system calls of older kernels, and those for aarch64 in an emulator
+    Portability(portability::Args),
     /// Runs the bridge for Windows as a service under Wine, against a relay on this machine; needs root
     Windows(windows::Args),
     /// Writes proto/openapi.json from the code
@@ -78,13 +82,14 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (name, done) = match &cli.task {
         Task::Test(args) => ("test", test::run(args)),
-        Task::Ci => ("ci", ci::run()),
+        Task::Ci(args) => ("ci", ci::run(args)),
         Task::Gate(args) => ("gate", gate::run(args)),
         Task::Arrows => ("arrows", arrows::check()),
         Task::Prose => ("prose", prose::check()),
         Task::Charts => ("charts", charts::check()),
         Task::Containers => ("containers", containers::run()),
         Task::Packages(args) => ("packages", packages::run(args)),
+        Task::Portability(args) => ("portability", portability::run(args)),
         Task::Windows(args) => ("windows", windows::run(args)),
         Task::Openapi => ("openapi", openapi::run()),
         Task::Bench(args) => ("bench", bench::run(args)),

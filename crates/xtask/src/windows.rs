@@ -10,17 +10,16 @@
 //! Wine has no real access control lists, event log, automatic restarts and elevation: `deploy/guide/installation.md` lists what
 //! this does not show.
 
-mod site;
 mod wine;
 
 use crate::dist::{check_imports, windows_program};
+use crate::site::{OBSERVE_EVERY, Program, SLOW, Site, TIMEOUT};
 use crate::step::{Failed, Step, profile_dir};
 use crate::test;
-use site::Site;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wine::Wine;
 
 /// The profile of Cargo.toml for the program, if none is given: it takes the least time to compile.
@@ -35,14 +34,8 @@ const OWN_DIR: &str = r"C:\ProgramData\Integration Bridge";
 /// The config's name.
 const CONFIG: &str = "bridge ä.toml";
 
-/// How long the service may take to start, to connect, or to stop.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often a state is observed.
-const OBSERVE_EVERY: Duration = Duration::from_millis(200);
-
-/// How long the target takes for the call that a stop must not break.
-const SLOW: Duration = Duration::from_secs(5);
+/// Wine keeps no access control lists: it shows the Unix modes of files as lists, in which other users always have a place.
+const SHARED: &str = "data_dir_shared = true";
 
 /// What to test.
 #[derive(Debug, Default, clap::Args)]
@@ -72,7 +65,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     let directory = profile_dir("windows-test");
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).map_err(|error| Failed::new(format!("{error}")))?;
-    let site = Site::start(&relay, &directory)?;
+    step("a relay and a target on this machine");
+    let site = Site::start(&Program::new(&relay), &directory)?;
     let wine = Wine::start(&directory)?;
     let outcome = check(&wine, &site, &program);
     if outcome.is_err() {
@@ -91,7 +85,7 @@ fn check(wine: &Wine, site: &Site, program: &Path) -> Result<(), Failed> {
     let exe = format!(r"{PROGRAM_DIR}\integration-bridge.exe");
     wine.put(program, &exe)?;
     wine.put(&site.ca_file(), &format!(r"{OWN_DIR}\relay-ca.pem"))?;
-    wine.write(&config, &site.bridge_config())?;
+    wine.write(&config, &site.bridge_config("proxy = \"system\"", SHARED))?;
     let bridge = |args: &[&str]| wine.run(&exe, args);
     let with_config = |args: &[&str]| bridge(&[args, &["--config", &config]].concat());
 

@@ -62,7 +62,7 @@ impl Target {
     pub(super) const ALL: [Self; 3] = [Self::LinuxX86_64, Self::LinuxAarch64, Self::WindowsX86_64];
 
     /// Returns the compiler's name of the target.
-    pub(super) fn triple(self) -> &'static str {
+    pub(crate) fn triple(self) -> &'static str {
         match self {
             Self::LinuxX86_64 => "x86_64-unknown-linux-musl",
             Self::LinuxAarch64 => "aarch64-unknown-linux-musl",

@@ -14,6 +14,7 @@ use crate::step::{Failed, Step, profile_dir};
 use crate::tool;
 use std::cell::OnceCell;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 /// Where cargo looks for the sources, from the compiler's directory.
@@ -177,9 +178,12 @@ impl Toolchain {
             debian.unpack(&package, &version, &unpacked)?;
         }
         let version = tree::read_text(&version_file)?;
+        let text = gcc_specs(&unpacked, target.machine());
+        // Named by its content: cargo links again when the name is another one, and does not read the files.
+        let directory = directory.join(name_for(&format!("{text}{UNWIND_SOURCE}")));
+        fs::create_dir_all(&directory).map_err(|error| cannot("create", &directory, &error))?;
         let specs = directory.join("static-pie.specs");
-        fs::write(&specs, gcc_specs(&unpacked, target.machine()))
-            .map_err(|error| cannot("write", &specs, &error))?;
+        fs::write(&specs, text).map_err(|error| cannot("write", &specs, &error))?;
         let unwinder = directory.join("unwinder");
         make_unwinder(compiler, &specs, &unwinder)?;
         Ok(Musl {
@@ -196,6 +200,13 @@ impl Toolchain {
         let debian = Debian::open(&directory().join("apt"))?;
         Ok(self.debian.get_or_init(|| debian))
     }
+}
+
+/// Returns a name that is the same for the same content.
+fn name_for(content: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Returns the directory of everything that is fetched. It stays when the build's output is made again.

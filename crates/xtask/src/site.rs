@@ -1,30 +1,67 @@
-//! What the bridge connects to: a relay and a target on this machine.
+//! What a bridge under test connects to: a relay and a target on this machine.
 
-use super::{OBSERVE_EVERY, SLOW, TIMEOUT};
 use crate::step::{Failed, Step};
 use crate::tool;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a program may take to start, to connect, or to stop.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a state is observed.
+pub(crate) const OBSERVE_EVERY: Duration = Duration::from_millis(200);
+
+/// How long the target takes to respond to `/slow`.
+pub(crate) const SLOW: Duration = Duration::from_secs(5);
 
 /// What the target responds.
 const RESPONSE: &str = "from the target";
 
 /// An API key.
 #[derive(Debug, Clone)]
-pub(super) struct Key {
-    pub(super) id: String,
-    pub(super) secret: String,
+pub(crate) struct Key {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+/// A program with what stands before it on the command line, such as an emulator.
+#[derive(Debug, Clone)]
+pub(crate) struct Program(Vec<OsString>);
+
+impl Program {
+    /// Returns a program that is started as it is.
+    pub(crate) fn new(file: &Path) -> Self {
+        Self(vec![file.into()])
+    }
+
+    /// Returns one that another program starts.
+    pub(crate) fn started_by<W: AsRef<OsStr>>(
+        words: impl IntoIterator<Item = W>,
+        file: &Path,
+    ) -> Self {
+        let words = words.into_iter().map(|word| word.as_ref().to_owned());
+        Self(words.chain([file.into()]).collect())
+    }
+
+    /// Returns its command.
+    pub(crate) fn command(&self) -> Command {
+        let mut words = self.0.iter();
+        let mut command = Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str));
+        command.args(words).stdin(Stdio::null());
+        command
+    }
 }
 
 /// A relay with a tenant, and a target.
 #[derive(Debug)]
-pub(super) struct Site {
-    program: PathBuf,
+pub(crate) struct Site {
+    program: Program,
     directory: PathBuf,
     relay: Child,
     port: u16,
@@ -41,8 +78,7 @@ impl Drop for Site {
 
 impl Site {
     /// Starts both.
-    pub(super) fn start(program: &Path, directory: &Path) -> Result<Self, Failed> {
-        println!("== windows: a relay and a target on this machine");
+    pub(crate) fn start(program: &Program, directory: &Path) -> Result<Self, Failed> {
         tool::install("curl")?;
         let directory = directory.join("relay");
         fs::create_dir_all(&directory).map_err(failed)?;
@@ -59,7 +95,7 @@ impl Site {
             .spawn()
             .map_err(failed)?;
         let site = Self {
-            program: program.to_owned(),
+            program: program.clone(),
             directory,
             relay,
             port,
@@ -77,38 +113,37 @@ impl Site {
     }
 
     /// Returns the file with the relay's certificate.
-    pub(super) fn ca_file(&self) -> PathBuf {
+    pub(crate) fn ca_file(&self) -> PathBuf {
         self.directory.join("relay-ca.pem")
     }
 
     /// Returns the port of the target.
-    pub(super) fn target_port(&self) -> u16 {
+    pub(crate) fn target_port(&self) -> u16 {
         self.target_port
     }
 
     /// Makes a key with which a bridge pairs.
-    pub(super) fn bridge_key(&self) -> Result<Key, Failed> {
+    pub(crate) fn bridge_key(&self) -> Result<Key, Failed> {
         key(&self.program, &self.directory, "bridge")
     }
 
-    /// Returns the bridge's config. Its files are next to it. Wine keeps no access control lists: it shows the Unix modes of files
-    /// as lists, in which other users always have a place.
-    pub(super) fn bridge_config(&self) -> String {
+    /// Returns the bridge's config, with these lines for `[relay]` and `[bridge]`. Its files are next to it.
+    pub(crate) fn bridge_config(&self, relay: &str, bridge: &str) -> String {
         format!(
-            "[relay]\nurl = \"https://localhost:{}\"\nca_file = \"relay-ca.pem\"\nproxy = \"system\"\n\
-             [bridge]\nname = \"wine\"\ndata_dir = \"data\"\ndata_dir_shared = true\n\
+            "[relay]\nurl = \"https://localhost:{}\"\nca_file = \"relay-ca.pem\"\n{relay}\n\
+             [bridge]\nname = \"tested\"\ndata_dir = \"data\"\n{bridge}\n\
              [[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"GET\"]\n",
             self.port, self.target_port
         )
     }
 
     /// Sends a call through the tunnel, and checks the response.
-    pub(super) fn expect_call(&self, path: &str) -> Result<(), Failed> {
+    pub(crate) fn expect_call(&self, path: &str) -> Result<(), Failed> {
         self.call(path)()
     }
 
     /// Sends calls until one succeeds.
-    pub(super) fn eventually_call(&self, path: &str) -> Result<(), Failed> {
+    pub(crate) fn eventually_call(&self, path: &str) -> Result<(), Failed> {
         let began = Instant::now();
         loop {
             match self.expect_call(path) {
@@ -119,7 +154,7 @@ impl Site {
     }
 
     /// Sends a call in another thread.
-    pub(super) fn call_in_background(&self, path: &str) -> JoinHandle<Result<(), Failed>> {
+    pub(crate) fn call_in_background(&self, path: &str) -> JoinHandle<Result<(), Failed>> {
         thread::spawn(self.call(path))
     }
 
@@ -151,17 +186,16 @@ impl Site {
     }
 }
 
-fn command(program: &Path, directory: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Program, directory: &Path, args: &[&str]) -> Command {
+    let mut command = program.command();
     command
         .args(args)
         .args(["--config", "relay.toml"])
-        .current_dir(directory)
-        .stdin(Stdio::null());
+        .current_dir(directory);
     command
 }
 
-fn of_relay(program: &Path, directory: &Path, args: &[&str]) -> Result<String, Failed> {
+fn of_relay(program: &Program, directory: &Path, args: &[&str]) -> Result<String, Failed> {
     let output = command(program, directory, args).output().map_err(failed)?;
     let written = String::from_utf8_lossy(&output.stdout).into_owned();
     match output.status.success() {
@@ -174,7 +208,7 @@ fn of_relay(program: &Path, directory: &Path, args: &[&str]) -> Result<String, F
     }
 }
 
-fn key(program: &Path, directory: &Path, role: &str) -> Result<Key, Failed> {
+fn key(program: &Program, directory: &Path, role: &str) -> Result<Key, Failed> {
     let args = [
         "key", "create", "--tenant", "acme", "--role", role, "--json",
     ];

@@ -36,11 +36,12 @@ pub use hop_headers::Hops;
 pub use runtime::config::{ByteSize, ConfigDuration, ConfigError};
 pub use runtime::logging::LogSection;
 
+use ipnet::IpNet;
 use listen::{ListenTable, TlsTable};
 use runtime::config::{Document, Environment, Mistake, Source, Unknown};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use storage::StorageTable;
 use transport::dial::RelayUrl;
@@ -146,9 +147,22 @@ pub struct Listen {
     /// Whether a load balancer in front terminates TLS, so that tunnels may arrive without it. Defaults to
     /// false.
     pub behind_balancer: bool,
+    /// Load balancers whose connections begin with a PROXY header (version 1 or 2) that names the client. Of all
+    /// listeners but `admin`. Defaults to none.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Whether HTTP/1.1 callers get field names in their usual spelling (`Content-Type`, `ETag`), or in lower case.
     /// Defaults to false.
     pub title_case: bool,
+}
+
+impl Listen {
+    /// Returns whether an address is that of a load balancer that sends PROXY headers.
+    pub(crate) fn is_balancer(&self, address: IpAddr) -> bool {
+        // A listener for both families shows IPv4 addresses as IPv6.
+        let address = address.to_canonical();
+        let mut from = self.proxy_protocol_from.iter();
+        from.any(|network| network.contains(&address))
+    }
 }
 
 /// `[tls]`: the certificate.

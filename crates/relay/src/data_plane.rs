@@ -75,6 +75,8 @@ pub(crate) struct DataPlane {
     pub(crate) late_handshakes: LogRateLimiter,
     /// Log lines about clients that reject this relay's certificate.
     pub(crate) failed_handshakes: LogRateLimiter,
+    /// Log lines about load balancers that do not say whom they speak for.
+    pub(crate) failed_proxy_headers: LogRateLimiter,
     /// Memory that flow-control windows grow into.
     pub(crate) window_budget: Arc<Budget>,
     /// Each tenant's part of [`Self::window_budget`]; of those that had a tunnel.
@@ -136,6 +138,7 @@ impl DataPlane {
             failed_accepts: LogRateLimiter::default(),
             late_handshakes: LogRateLimiter::default(),
             failed_handshakes: LogRateLimiter::default(),
+            failed_proxy_headers: LogRateLimiter::default(),
             window_budget: Budget::new(config.tunnel.window_budget.0),
             tenant_budgets: Mutex::default(),
             limits: ActiveLimits::new(config.limits.clone()),

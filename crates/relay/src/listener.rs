@@ -13,9 +13,13 @@
 //! each is served in time, instead of all at once and none. When the relay drains, accept loops end, idle
 //! connections close, and requests in progress are finished.
 //!
+//! A connection from a load balancer of `listen.proxy_protocol_from` first sends a header with its client's address.
+//! From then on it counts as one of that client.
+//!
 //! | file | what |
 //! | --- | --- |
 //! | `socket` | addresses |
+//! | `proxy_protocol` | the header of a load balancer |
 //! | `handshake`, `client_hello`, `tls`, `self_signed` | TLS |
 //! | `serve`, `idle`, `h2_header_timeout` | HTTP on a connection, and its timeouts |
 
@@ -23,6 +27,7 @@ mod client_hello;
 mod h2_header_timeout;
 mod handshake;
 mod idle;
+mod proxy_protocol;
 pub(crate) mod self_signed;
 mod serve;
 mod socket;
@@ -30,7 +35,7 @@ pub(crate) mod tls;
 
 pub(crate) use socket::{bind, listen, of_key, reserve};
 
-use crate::admission::ListenerConnections;
+use crate::admission::{ListenerConnections, OpenConnection};
 use crate::connection::{Connection, ListenerKind, SOCKET_BYTES};
 use crate::data_plane::DataPlane;
 use crate::sending::{Progress, ResponseBody};
@@ -39,6 +44,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tls::Acceptor;
@@ -51,6 +57,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long it pauses after an eviction, which frees descriptors within a moment.
 const EVICTED_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a load balancer may take to send the header with its client's address. It sends it at once.
+const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pending connections that are evicted at once when descriptors run out.
 const EVICTED_AT_ONCE: usize = 16;
@@ -129,10 +138,63 @@ pub(crate) async fn accept<H: RequestHandler>(
                 }
             }
         };
-        let pending = connections.pending.admit(peer.ip(), SOCKET_BYTES);
-        let connection = Connection::new(peer, arrived, pending, connections.clone(), open);
-        let acceptor = tls.as_ref().map(Acceptor::current);
-        tokio::spawn(begin(stream, connection, acceptor, context.clone()));
+        let accepted = Accepted {
+            stream,
+            arrived,
+            connections: connections.clone(),
+            open,
+            acceptor: tls.as_ref().map(Acceptor::current),
+            context: context.clone(),
+        };
+        let is_balancer =
+            arrived != ListenerKind::Admin && data.config.listen.is_balancer(peer.ip());
+        match is_balancer {
+            true => drop(tokio::spawn(Box::pin(accepted.begin_for_client(peer)))),
+            false => accepted.begin(peer),
+        }
+    }
+}
+
+/// A connection that was accepted, before it counts as one of its peer.
+struct Accepted<H> {
+    stream: TcpStream,
+    arrived: ListenerKind,
+    connections: Arc<ListenerConnections>,
+    open: OpenConnection,
+    acceptor: Option<TlsAcceptor>,
+    context: ListenerContext<H>,
+}
+
+impl<H: RequestHandler> Accepted<H> {
+    /// Serves it as one of this peer, in a task of its own.
+    fn begin(self, peer: SocketAddr) {
+        let pending = self.connections.pending.admit(peer.ip(), SOCKET_BYTES);
+        let connection = Connection::new(peer, self.arrived, pending, self.connections, self.open);
+        tokio::spawn(begin(self.stream, connection, self.acceptor, self.context));
+    }
+
+    /// Serves it as one of the client that a load balancer names. Until then it counts as one of the balancer.
+    async fn begin_for_client(mut self, balancer: SocketAddr) {
+        let waiting = self.connections.pending.admit(balancer.ip(), SOCKET_BYTES);
+        let header = proxy_protocol::read(&mut self.stream);
+        let header = tokio::select! {
+            header = tokio::time::timeout(PROXY_HEADER_TIMEOUT, header) => header,
+            () = waiting.evicted() => {
+                tracing::debug!(%balancer, "connection evicted before its PROXY header");
+                return;
+            }
+        };
+        drop(waiting);
+        let error = match header {
+            Ok(Ok(client)) => return self.begin(client.unwrap_or(balancer)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "its PROXY header did not arrive in time".to_owned(),
+        };
+        let limiter = &self.context.data.failed_proxy_headers;
+        if limiter.allow() {
+            let suppressed = limiter.suppressed();
+            tracing::warn!(%balancer, error, suppressed, "connection of a load balancer closed (listen.proxy_protocol_from)");
+        }
     }
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         if matches!(machine.kind, Kind::Here) {
             let size = fs::metadata(programs.join("integration-bridge")).map_err(failed)?;
             println!(
-                "   bridge: a file of {:.1} MiB; {:.1} MiB of memory at rest; {} ms from the start to the response to \
+                "   bridge: a file of {:.1} MiB; {:.1} MiB of memory after a call; {} ms from the start to the response to \
                  a call",
                 mib(size.len()),
                 mib(figures.memory_bytes),

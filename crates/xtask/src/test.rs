@@ -16,13 +16,14 @@ pub(crate) struct Args {
 }
 
 /// Files that tests need, and the Debian packages that contain them.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("/usr/sbin/squid", "squid"),
     // The NTLM server of Samba, and a KDC.
     ("/usr/bin/ntlm_auth", "winbind"),
     ("/usr/sbin/krb5kdc", "krb5-kdc"),
     ("/usr/sbin/kadmin.local", "krb5-admin-server"),
     ("/usr/bin/kinit", "krb5-user"),
+    ("/usr/sbin/haproxy", "haproxy"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/logrotate", "logrotate"),
     ("/usr/bin/openssl", "openssl"),

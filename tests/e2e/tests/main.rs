@@ -9,6 +9,7 @@ mod admin;
 mod administrator;
 mod alarms;
 mod alm_sessions;
+mod balancers;
 mod body_memory;
 mod bridge_disk;
 mod bridge_versions;

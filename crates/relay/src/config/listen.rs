@@ -1,6 +1,7 @@
 //! `[listen]` and `[tls]`: the addresses, and the certificate of the public one.
 
 use super::{Listen, Tls};
+use ipnet::IpNet;
 use policy::Host;
 use runtime::config::{FilePath, Mistake};
 use serde::Deserialize;
@@ -28,6 +29,8 @@ pub(super) struct ListenTable {
     public_url: Option<String>,
     public_ca_file: Option<FilePath>,
     behind_balancer: bool,
+    #[serde(deserialize_with = "networks")]
+    proxy_protocol_from: Vec<IpNet>,
     title_case: bool,
 }
 
@@ -39,6 +42,20 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
             runtime::value::shown(&text)
         ))
     })
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or_else(|_| address()).map_err(|_| {
+            de::Error::custom(format!(
+                "{} is neither an address nor a network: write it as in \"10.0.0.5\" or \"10.0.0.0/24\"",
+                runtime::value::shown(text)
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
 }
 
 impl ListenTable {
@@ -97,6 +114,17 @@ impl ListenTable {
                  authorities = [\"relay.example.com\"]",
             ));
         }
+        // Whoever is listed may claim to be any address.
+        if let Some(all) = self
+            .proxy_protocol_from
+            .iter()
+            .find(|net| net.prefix_len() == 0)
+        {
+            let message = format!(
+                "has {all}, so that every client could name any address as its own: list the addresses of the load balancers"
+            );
+            return Err(Mistake::of_key("listen.proxy_protocol_from", message));
+        }
         let public_url = self.public_url.as_deref().map(str::parse::<RelayUrl>);
         // Without the value: it may have a password.
         let public_url = public_url
@@ -112,6 +140,7 @@ impl ListenTable {
             admin: self.admin,
             authorities: self.authorities,
             behind_balancer: self.behind_balancer,
+            proxy_protocol_from: self.proxy_protocol_from,
             title_case: self.title_case,
         })
     }

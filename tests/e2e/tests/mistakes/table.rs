@@ -272,6 +272,11 @@ pub(super) const CONFIG: &[InConfig] = &[
         Relay("[tls]", "behind_balancer = true\n[tls]"),
     ),
     mistake(
+        "every network in listen.proxy_protocol_from",
+        "list the addresses of the load balancers",
+        Relay("[tls]", "proxy_protocol_from = [\"0.0.0.0/0\"]\n[tls]"),
+    ),
+    mistake(
         "a URL in listen.authorities",
         "write host or host:port",
         Relay(

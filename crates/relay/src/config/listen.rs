@@ -114,7 +114,7 @@ impl ListenTable {
                  authorities = [\"relay.example.com\"]",
             ));
         }
-        // Whoever is listed may claim to be any address.
+        // A listed client may claim to be any address.
         if let Some(all) = self
             .proxy_protocol_from
             .iter()

@@ -25,6 +25,18 @@ pub(crate) struct Failed {
     code: Option<u8>,
 }
 
+/// Returns the path of this program. Cargo may have built the program again since it started: the system then adds a word to
+/// the old one's path, and the new one is as good.
+pub(crate) fn this_program() -> Result<PathBuf, Failed> {
+    let path = std::env::current_exe()
+        .map_err(|error| Failed::new(format!("the path of this program: {error}")))?;
+    let text = path.to_string_lossy();
+    Ok(match text.strip_suffix(" (deleted)") {
+        Some(path) => PathBuf::from(path),
+        None => path,
+    })
+}
+
 impl Step {
     /// The cargo that runs this program, with arguments, at the repository's root.
     pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {

@@ -9,9 +9,8 @@ use super::release::{self, COMMIT_VARIABLE, Release, TIME_VARIABLE};
 use super::sums::sha256;
 use super::tree::{self, EXECUTABLE, READABLE, Tree};
 use super::{Selection, make, toolchain};
-use crate::step::{Failed, Step, root};
+use crate::step::{Failed, Step, root, this_program};
 use crate::tree::tracked_files;
-use std::env;
 
 /// Makes everything twice and examines it.
 pub(super) fn run(selection: &Selection) -> Result<(), Failed> {
@@ -60,8 +59,7 @@ fn second(selection: &Selection) -> Result<Tree, Failed> {
         }
     }
     let output = Tree::new("second-output")?;
-    let this = env::current_exe()
-        .map_err(|error| Failed::new(format!("the path of this program: {error}")))?;
+    let this = this_program()?;
     output.copy("debug/xtask", &this, EXECUTABLE)?;
     // Downloaded once. The compilers see it at another path.
     let fetched = toolchain::directory();

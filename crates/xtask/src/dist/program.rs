@@ -8,7 +8,7 @@ use super::release::TIME_VARIABLE;
 use super::target::{PROGRAMS, Target};
 use super::toolchain::{self, Rust, Toolchain};
 use super::{compiler, load_profile, rustc_says};
-use crate::step::{Failed, Step, profile_dir, root};
+use crate::step::{Failed, Step, profile_dir, root, this_program};
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -114,8 +114,7 @@ fn cargo_build(
     programs: &[&str],
     mut flags: Vec<String>,
 ) -> Result<Step, Failed> {
-    let this = env::current_exe()
-        .map_err(|error| Failed::new(format!("the path of this program: {error}")))?;
+    let this = this_program()?;
     for (path, name) in machine_paths() {
         flags.push(remapped(&path, name));
     }

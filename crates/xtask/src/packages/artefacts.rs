@@ -1,7 +1,7 @@
 //! The packages: made by `dist` of programs that exist, in a directory apart from those of a release.
 
 use super::{BRIDGE, RELAY, joined};
-use crate::step::{Failed, Step};
+use crate::step::{Failed, Step, this_program};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,7 @@ impl Artefacts {
     /// thread starts a process.
     fn dist(&self, triple: &str, part: &str, kinds: &str) -> Result<(), Failed> {
         let link = self.directory.join(part).join("debug").join("xtask");
-        let this = env::current_exe()
-            .map_err(|error| Failed::new(format!("the path of this program: {error}")))?;
+        let this = this_program()?;
         fs::create_dir_all(link.parent().unwrap_or(&link))
             .and_then(|()| fs::hard_link(&this, &link))
             .map_err(|error| cannot("link", &this, &error))?;

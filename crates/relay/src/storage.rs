@@ -53,40 +53,22 @@ use store::lease::LeaseConnection;
 use store::{Migrations, Store};
 use tenants::SITE;
 
-static MIGRATIONS: Migrations = Migrations {
-    sqlite: store::migration_files!(
-        "../migrations/sqlite",
-        [
-            "0001_tenants_keys_bridges",
-            "0002_service",
-            "0003_inspection",
-            "0004_deliveries",
-            "0005_storage",
-            "0006_standby",
-            "0007_keys",
-            "0008_call_labels",
-            "0009_audit_seals",
-            "0010_audit_by_object",
-            "0011_pairing_files",
-        ]
-    ),
-    postgres: store::migration_files!(
-        "../migrations/postgres",
-        [
-            "0001_tenants_keys_bridges",
-            "0002_service",
-            "0003_inspection",
-            "0004_deliveries",
-            "0005_storage",
-            "0006_standby",
-            "0007_keys",
-            "0008_call_labels",
-            "0009_audit_seals",
-            "0010_audit_by_object",
-            "0011_pairing_files",
-        ]
-    ),
-};
+static MIGRATIONS: Migrations = store::migrations!(
+    "../migrations",
+    [
+        "0001_tenants_keys_bridges",
+        "0002_service",
+        "0003_inspection",
+        "0004_deliveries",
+        "0005_storage",
+        "0006_standby",
+        "0007_keys",
+        "0008_call_labels",
+        "0009_audit_seals",
+        "0010_audit_by_object",
+        "0011_pairing_files",
+    ]
+);
 
 /// The lease of the process that serves.
 const LEASE: &str = "relay";

@@ -3,7 +3,7 @@
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-/// The migrations of a program: the same numbers for each database.
+/// The migrations of a program: the same numbers for each database. [`migrations!`](crate::migrations!) makes them.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrations {
     /// For SQLite.
@@ -12,7 +12,7 @@ pub struct Migrations {
     pub postgres: &'static [MigrationFile],
 }
 
-/// A file of migrations. [`migration_files!`](crate::migration_files) makes them.
+/// A file of migrations.
 #[derive(Debug, Clone, Copy)]
 pub struct MigrationFile {
     /// The file's name without `.sql`: `0002_service` is number 2.
@@ -21,15 +21,21 @@ pub struct MigrationFile {
     pub sql: &'static str,
 }
 
-/// Compiles files of a directory into the program: a `&'static` slice of [`MigrationFile`]. The directory is relative to
-/// the source file that calls this.
+/// Compiles migrations into the program, as [`Migrations`]: the files of these names in `sqlite` and `postgres` below a
+/// directory. The directory is relative to the source file that calls this.
 #[macro_export]
-macro_rules! migration_files {
+macro_rules! migrations {
     ($directory:literal, [$($name:literal),+ $(,)?]) => {
-        &[$($crate::MigrationFile {
-            name: $name,
-            sql: include_str!(concat!($directory, "/", $name, ".sql")),
-        }),+]
+        $crate::Migrations {
+            sqlite: &[$($crate::MigrationFile {
+                name: $name,
+                sql: include_str!(concat!($directory, "/sqlite/", $name, ".sql")),
+            }),+],
+            postgres: &[$($crate::MigrationFile {
+                name: $name,
+                sql: include_str!(concat!($directory, "/postgres/", $name, ".sql")),
+            }),+],
+        }
     };
 }
 

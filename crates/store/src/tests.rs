@@ -7,10 +7,7 @@ use sqlx::Row as _;
 use std::time::{Duration, Instant};
 use support::{PostgresDatabase, TempDir};
 
-pub(crate) static MIGRATIONS: Migrations = Migrations {
-    sqlite: crate::migration_files!("../migrations/sqlite", ["0001_store"]),
-    postgres: crate::migration_files!("../migrations/postgres", ["0001_store"]),
-};
+pub(crate) static MIGRATIONS: Migrations = crate::migrations!("../migrations", ["0001_store"]);
 
 /// The lease of the tests.
 const LEASE: &str = "test";

@@ -7,8 +7,8 @@
 //!                                                                       sums, provenance
 //! ```
 //!
-//! Every artefact is made from the sources, the compiler and tools of the system alone: two builds of one commit give the
-//! same bytes, wherever the repository is. `cargo xtask dist check` shows that, and examines what was made.
+//! Every artefact is made from the sources, the compiler and tools of the system alone, so two builds of one commit should give
+//! the same bytes, wherever the repository is. `cargo xtask dist check` compares them, and examines what was made.
 
 mod archive;
 mod bundle;

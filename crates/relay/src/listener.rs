@@ -42,6 +42,7 @@ use crate::sending::{Progress, ResponseBody};
 use crate::throttle::LogRateLimiter;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use proxy_protocol::HeaderError;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -148,9 +149,10 @@ pub(crate) async fn accept<H: RequestHandler>(
         };
         let is_balancer =
             arrived != ListenerKind::Admin && data.config.listen.is_balancer(peer.ip());
-        match is_balancer {
-            true => drop(tokio::spawn(Box::pin(accepted.begin_for_client(peer)))),
-            false => accepted.begin(peer),
+        if is_balancer {
+            tokio::spawn(Box::pin(accepted.begin_for_client(peer)));
+        } else {
+            accepted.begin(peer);
         }
     }
 }
@@ -187,6 +189,11 @@ impl<H: RequestHandler> Accepted<H> {
         drop(waiting);
         let error = match header {
             Ok(Ok(client)) => return self.begin(client.unwrap_or(balancer)),
+            // A health check of the balancer may connect and close.
+            Ok(Err(error @ HeaderError::Lost(_))) => {
+                tracing::debug!(%balancer, %error, "connection of a load balancer lost");
+                return;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "its PROXY header did not arrive in time".to_owned(),
         };

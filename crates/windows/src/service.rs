@@ -321,8 +321,7 @@ static STOPS: OnceLock<watch::Sender<bool>> = OnceLock::new();
 /// What the service does: its whole work. It returns the exit code.
 static BODY: Mutex<Option<Box<dyn FnOnce() -> u8 + Send>>> = Mutex::new(None);
 
-/// Whether the service runs, whether a stop was requested, and the number of the last report on either.
-static IS_STARTED: AtomicBool = AtomicBool::new(false);
+/// Whether a stop was requested, and the number of the last report on a start or a stop.
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 static CHECKPOINT: AtomicU32 = AtomicU32::new(0);
 
@@ -384,7 +383,8 @@ fn report_progress() {
         std::thread::sleep(PROGRESS_EVERY);
         if IS_STOPPING.load(Ordering::SeqCst) {
             report(ServiceState::StopPending, PROGRESS_HINT, 0);
-        } else if !IS_STARTED.load(Ordering::SeqCst) {
+        } else {
+            // Not passed on once the service runs.
             report(ServiceState::StartPending, PROGRESS_HINT, 0);
         }
     }
@@ -455,7 +455,6 @@ impl Control {
 
     /// Reports that the service runs.
     pub fn running(&self) {
-        IS_STARTED.store(true, Ordering::SeqCst);
         report(ServiceState::Running, Duration::ZERO, 0);
     }
 

@@ -11,7 +11,7 @@ const TYPOS_VERSION: &str = "1.52.0";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Also make all artefacts of a release twice, compare them, and run those for other machines and containers: once a day,
-    /// about two hours
+    /// because it takes long
     #[arg(long)]
     daily: bool,
 }
